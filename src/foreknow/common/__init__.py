@@ -1,0 +1,1 @@
+"""Foundations that know nothing of any paper: errors, random streams, devices, validation, files."""
