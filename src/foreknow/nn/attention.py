@@ -214,9 +214,7 @@ class SetTransformer(nn.Module):
     ) -> None:
         super().__init__()
         check_int("SetTransformer", "depth", depth, low=1)
-        self.chunk_size = (
-            None if chunk_size is None else check_int("SetTransformer", "chunk_size", chunk_size, low=1)
-        )
+        self.chunk_size = None if chunk_size is None else check_int("SetTransformer", "chunk_size", chunk_size, low=1)
         self.blocks = nn.ModuleList(
             ContextBlock(width, n_heads, hidden, norm=norm, dropout=dropout, log_n_scaling=log_n_scaling)
             for _ in range(depth)
