@@ -10,18 +10,21 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.multiprocessing.spawn
 
 from foreknow.common.deps import require
-from foreknow.common.errors import ConfigError
+from foreknow.common.errors import ConfigError, ForeknowError
+from foreknow.common.progress import Progress
 from foreknow.train.state import load_state
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Iterator[Any]:
     """Keep Lightning's remarks to itself, here and now only."""
     logger = logging.getLogger("lightning_fabric")
     with warnings.catch_warnings():
@@ -71,28 +74,48 @@ def run_in_processes(run: Callable[[Any, Any], Any], device: torch.device, devic
             hint="Use functions or objects defined at the top of a module, or devices=1.",
         ) from error
     relay = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    listener = threading.Thread(target=_pass_on, args=(relay, job.progress), daemon=True)
+    received: list[Any] = []
+    listener = threading.Thread(target=_listen, args=(relay, job.progress, received), daemon=True)
     listener.start()
-    try:
-        with tempfile.TemporaryDirectory() as folder, _quiet():
-            weights = Path(folder) / "weights.safetensors"
-            sent = replace(job, weights_path=weights, progress=None if job.progress is None else relay.put)
-            result = make_fabric(device, devices).launch(_in_process, _SilentProcess(), run, sent)
-            tensors, _ = load_state(weights)
-    finally:
-        relay.put(None)
-        listener.join()
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        weights = Path(folder) / "weights.safetensors"
+        sent = replace(job, weights_path=weights, progress=None if job.progress is None else relay.put)
+        failure = None
+        try:
+            make_fabric(device, devices).launch(partial(_in_process, _SilentProcess(), run, sent, relay))
+        except torch.multiprocessing.spawn.ProcessRaisedException as error:
+            failure = error
+        finally:
+            relay.put(None)
+            listener.join()
+        for item in received:
+            if isinstance(item, ForeknowError):
+                raise item
+        if failure is not None:
+            raise failure
+        tensors, _ = load_state(weights)
     job.module.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
-    return result
+    return received[0]
 
 
-def _in_process(fabric: Any, _silent: None, run: Callable[[Any, Any], Any], job: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return run(fabric, job)
+def _in_process(_silent: Any, run: Callable[[Any, Any], Any], job: Any, relay: Any, fabric: Any) -> None:
+    """One process's part. Result and errors go through `relay`: Fabric's own way refuses frozen records."""
+    for tensor in (*job.module.parameters(), *job.module.buffers()):
+        tensor.data = tensor.data.clone()  # tensors arrive in memory that all processes share
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = run(fabric, job)
+    except ForeknowError as error:
+        relay.put(error)
+        raise
+    if fabric.global_rank == 0:
+        relay.put(result)
 
 
-def _pass_on(relay: Any, progress: Callable[[Any], None] | None) -> None:
+def _listen(relay: Any, progress: Callable[[Progress], None] | None, received: list[Any]) -> None:
     while (item := relay.get()) is not None:
-        if progress is not None:
+        if not isinstance(item, Progress):
+            received.append(item)
+        elif progress is not None:
             progress(item)

@@ -36,6 +36,18 @@ BatchSource = Callable[[int], Any]
 
 _NOT_PART_OF_THE_RUN = ("log_every", "save_every_s", "max_bad_steps")
 _SECONDS_BETWEEN_REPORTS = 0.1
+_COUNTERS = (
+    "step",
+    "seconds",
+    "bad_in_row",
+    "n_skipped",
+    "window_sum",
+    "window_count",
+    "first_loss",
+    "last_loss",
+    "best_loss",
+    "best_step",
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ class TrainResult:
     resumed_from: int
 
 
-class TrainingInterrupted(KeyboardInterrupt):  # noqa: N818 (it is an interrupt, not an error)
+class TrainingInterrupted(KeyboardInterrupt):
     """Ctrl-C during `train`: the state is saved, the network holds what it has learnt, `result` says how far."""
 
     def __init__(self, result: TrainResult) -> None:
@@ -402,16 +414,12 @@ class _Run:
         left = info.seconds * (1.0 - fraction) / fraction if fraction > 0 else None
         self.job.progress(Progress(fraction, 1.0, left, f"step {info.step}, loss {info.loss:.4g}"))
 
-    _COUNTERS = (
-        "step seconds bad_in_row n_skipped window_sum window_count first_loss last_loss best_loss best_step".split()
-    )
-
     def _settings(self) -> dict[str, Any]:
         settings = {key: value for key, value in asdict(self.config).items() if key not in _NOT_PART_OF_THE_RUN}
         return {**settings, "devices": self.world, "identity": self.job.identity}
 
     def _save(self, path: Path) -> None:
-        info = {name: getattr(self, name) for name in self._COUNTERS}
+        info = {name: getattr(self, name) for name in _COUNTERS}
         if self.average is not None:
             info["n_updates"] = self.average.n_updates
         tensors = pack(self.module, self.optimizers, self.average)
@@ -421,7 +429,7 @@ class _Run:
         tensors, info = load_state(path)
         check_same_run(info.get("settings"), self._settings())
         unpack(tensors, self.module, self.optimizers, self.average)
-        for name in self._COUNTERS:
+        for name in _COUNTERS:
             setattr(self, name, info["counters"][name])
         if self.average is not None:
             self.average.n_updates = info["counters"]["n_updates"]
@@ -460,7 +468,7 @@ def _default_generators(device: torch.device) -> list[torch.Generator]:
 def _global_state_put_back(device: torch.device) -> Iterator[None]:
     """Lend torch's global generators to the loop (dropout has no other source) and restore them."""
     if device.type == "cuda":
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     generators = _default_generators(device)
     states = [generator.get_state() for generator in generators]
     try:

@@ -23,7 +23,7 @@ def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
+    x: Tensor = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(rounds):
         gram = x @ x.mT
@@ -56,23 +56,23 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 closure()
         for group in self.param_groups:
-            same_shape: dict[tuple[int, ...], list[Tensor]] = {}
+            same_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    same_shape.setdefault(tuple(parameter.shape), []).append(parameter)
-            for (rows, columns), parameters in same_shape.items():
-                moves = torch.stack([self._momentum(p, group["momentum"]) for p in parameters])
-                scale = 0.2 * max(rows, columns) ** 0.5
-                for parameter, move in zip(parameters, orthogonalize(moves)):
+                    same_shape.setdefault(tuple(parameter.shape), []).append((parameter, parameter.grad))
+            for shape, pairs in same_shape.items():
+                moves = orthogonalize(torch.stack([self._nesterov(p, g, group["momentum"]) for p, g in pairs]))
+                scale = 0.2 * max(shape) ** 0.5
+                for (parameter, _), move in zip(pairs, moves):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(move, alpha=-group["lr"] * scale)
 
-    def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
+    def _nesterov(self, parameter: Tensor, gradient: Tensor, momentum: float) -> Tensor:
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
-        buffer = state["momentum"].mul_(momentum).add_(parameter.grad)
-        return parameter.grad.add(buffer, alpha=momentum)
+        buffer = state["momentum"].mul_(momentum).add_(gradient)
+        return gradient.add(buffer, alpha=momentum)
 
 
 def is_hidden_matrix(name: str, parameter: Tensor, exclude: Iterable[str]) -> bool:
