@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from numbers import Integral
 from typing import TYPE_CHECKING
 
@@ -63,19 +61,3 @@ def torch_stream(random_state: object, *names: str, device: str | torch.device =
     generator = torch.Generator(device=device)
     generator.manual_seed(seed_of(random_state, *names))
     return generator
-
-
-@contextmanager
-def seeded_init(random_state: object, *names: str) -> Iterator[None]:
-    """Build networks inside: their CPU weights come from the child stream `names`.
-
-    Initialisers of torch draw from its global generator and nowhere else; its state is put back at the end.
-    """
-    import torch
-
-    before = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed_of(random_state, *names))
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(before)
