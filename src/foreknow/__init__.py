@@ -14,6 +14,7 @@ _PUBLIC = {
     "TabularClassifier": "foreknow.tasks",
     "catalogue": "foreknow.core.registry",
     "cite": "foreknow.core.cite",
+    "load": "foreknow.core.system",
     "register": "foreknow.core.registry",
 }
 

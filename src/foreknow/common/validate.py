@@ -113,7 +113,8 @@ def as_matrix(
     n_rows, n_columns = matrix.shape
     if n_rows < min_rows:
         raise InputError(
-            f"{owner}: Found array with {n_rows} sample(s) (shape={matrix.shape}) while a minimum of {min_rows} is required."
+            f"{owner}: Found array with {n_rows} sample(s) (shape={matrix.shape}) "
+            f"while a minimum of {min_rows} is required."
         )
     if n_columns < 1:
         raise InputError(
@@ -151,7 +152,8 @@ def as_vector(owner: str, y: object, *, name: str = "y", n: int | None = None) -
         raise InputError(f"{owner}: {name} contains {kind}, first at row {row}.", hint="Drop these rows.")
     if n is not None and len(vector) != n:
         raise InputError(
-            f"{owner}: Found input variables with inconsistent numbers of samples: X has {n} rows, {name} has {len(vector)}."
+            f"{owner}: Found input variables with inconsistent numbers of samples: "
+            f"X has {n} rows, {name} has {len(vector)}."
         )
     return vector
 

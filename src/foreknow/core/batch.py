@@ -48,7 +48,8 @@ class Batch:
             )
         if self.context_y.shape != self.context_x.shape[:2]:
             raise InputError(
-                f"Batch: context_y must have shape {tuple(self.context_x.shape[:2])}, got {tuple(self.context_y.shape)}."
+                f"Batch: context_y must have shape {tuple(self.context_x.shape[:2])}, "
+                f"got {tuple(self.context_y.shape)}."
             )
         if self.query_y is not None and self.query_y.shape != self.query_x.shape[:2]:
             raise InputError(

@@ -19,6 +19,7 @@ from foreknow.common.rng import torch_stream
 from foreknow.common.validate import check_int, check_option
 from foreknow.core.batch import Batch
 from foreknow.core.card import Card
+from foreknow.core.records import record
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class Prior(ABC):
         """Raise a CapabilityError unless this prior has `capability`."""
         if capability not in self.capabilities():
             raise CapabilityError(
-                f"{type(self).__name__} cannot do {capability!r}; it can do: {', '.join(sorted(self.capabilities())) or 'nothing'}."
+                f"{type(self).__name__} cannot do {capability!r}; "
+                f"it can do: {', '.join(sorted(self.capabilities())) or 'nothing'}."
             )
 
     @classmethod
@@ -185,6 +187,7 @@ class Simulator(Prior):
         return Unrelated(self)
 
 
+@record
 @dataclass(frozen=True)
 class Unrelated(Simulator):
     """The control arm of any simulator: its draws, with the targets of each task shuffled over the rows."""
