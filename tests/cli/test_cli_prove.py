@@ -15,7 +15,8 @@ def test_prints_and_writes(cli, toy, tmp_path):
     assert toy.calls == [{"preset": "quick", "seeds": 2}]
     assert "0 nat [-0.01, 0.01]" in out and "<= 0.1 nat" in out
     assert "Verdict: partly, in 1:05" in out
-    assert err == f"Written to {folder / 'toy-lines.json'}\n"
+    assert out.endswith(f"Written to {folder / 'toy-lines.json'}\n")
+    assert err == ""
     stored = json.loads((folder / "toy-lines.json").read_text())
     assert stored["verdict"] == "partly"
     assert len(stored["arms"]) == 4
@@ -34,11 +35,14 @@ def test_json_is_strict_and_names_the_file(cli, toy, tmp_path):
 def test_a_rehearsal_does_not_replace_the_evidence(cli, toy, tmp_path):
     cli("prove", "toy-lines", "--out", tmp_path)
     before = (tmp_path / "toy-lines.json").read_text()
-    code, _, err = cli("prove", "toy-lines", "--preset", "quick", "--out", tmp_path)
-    assert code == 0
+    code, out, err = cli("prove", "toy-lines", "--preset", "quick", "--out", tmp_path)
+    assert (code, err) == (0, "")
+    assert "Not written" in out
+    code, out, err = cli("prove", "toy-lines", "--preset", "quick", "--out", tmp_path, "--json")
+    assert json.loads(out)["written_to"] is None
     assert "Not written" in err
     assert (tmp_path / "toy-lines.json").read_text() == before
-    assert "Written to" in cli("prove", "toy-lines", "--seeds", 1, "--out", tmp_path).err
+    assert "Written to" in cli("prove", "toy-lines", "--seeds", 1, "--out", tmp_path).out
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The start is quick, and a reader that stops reading is no error: measured in processes of their own."""
 
+import os
 import subprocess
 import sys
 import time
@@ -30,13 +31,12 @@ def test_a_reader_that_stops_reading_is_met_with_silence():
     code = (
         "import typer\nfrom foreknow.cli.common import guarded, show_table\napp = typer.Typer()\n"
         "@app.command()\n@guarded\ndef verb(rich: bool = False) -> None:\n"
-        "    show_table('', ('a',), [['x' * 100]] * 5000) if rich else typer.echo('x' * 1_000_000)\n"
+        "    show_table('', ('a',), [['x']]) if rich else typer.echo('x')\n"
         "app()"
     )
     for flag in ("--rich", "--no-rich"):
-        command = [sys.executable, "-c", code, flag]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            assert process.stdout.read(5)
-            process.stdout.close()
-            said = process.stderr.read()
-        assert (said, process.returncode) == (b"", 1), flag
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        done = subprocess.run([sys.executable, "-c", code, flag], stdout=write_end, stderr=subprocess.PIPE, timeout=30)
+        os.close(write_end)
+        assert (done.stderr, done.returncode) == (b"", 1), flag

@@ -52,17 +52,6 @@ def doctor(json: Json = False) -> None:
         typer.echo("Nothing is broken.")
 
 
-def networks_of(slug: str) -> list[dict[str, Any]]:
-    """Name, path and size in MB (10^6 bytes) of the shipped networks of a system; they are called `<slug>-...`."""
-    from foreknow.trained import shipped
-
-    return [
-        {"name": name, "path": path, "mb": path.stat().st_size / 1e6}
-        for name, path in shipped().items()
-        if f"{name}-".startswith(f"{slug}-")
-    ]
-
-
 def _probe(name: str, look: Callable[[], Any], problems: list[str]) -> Any:
     """What `look` finds, or None and a problem: one broken part must not hide the others."""
     try:

@@ -52,14 +52,16 @@ def prove(
         raise Interrupted("the proof is not complete, so nothing was written.") from None
     path, note = _keep(evidence, preset, out)
     record = evidence.to_dict()
-    if not emit({**record, "written_to": path}, json):
+    if emit({**record, "written_to": path}, json):
+        if path is None:
+            say(note)
+    else:
         show_claims(record["claims"])
         for columns, rows in arm_tables(record["arms"]):
             show_table("Arms", columns, rows)
         for line in record["notes"]:
             typer.echo(f"Note: {line}")
-        typer.echo(f"Verdict: {evidence.verdict}, in {duration(evidence.seconds)}")
-    say(note or f"Written to {path}")
+        typer.echo(f"Verdict: {evidence.verdict}, in {duration(evidence.seconds)}\n{note}")
 
 
 def show_claims(claims: Iterable[Mapping[str, Any]]) -> None:
@@ -110,4 +112,5 @@ def _keep(evidence: Evidence, preset: str, folder: Path) -> tuple[Path | None, s
         stored = None
     if stored in PRESETS and PRESETS.index(stored) > PRESETS.index(preset):
         return None, f"Not written: {path} holds a {stored!r} run, which this {preset!r} run does not replace."
-    return evidence.write(folder), ""
+    evidence.write(folder)
+    return path, f"Written to {path}"

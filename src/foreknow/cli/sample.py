@@ -20,8 +20,8 @@ FORMATS = ("png", "svg", "pdf")
 def sample(
     slug: Slug,
     prior: Annotated[str | None, typer.Option("--prior", help="Which of its priors; the first by default.")] = None,
-    n: Annotated[int, typer.Option("--n", min=1, max=100, help="Number of draws.")] = 9,
-    rows: Annotated[int, typer.Option("--rows", min=2, help="Rows of each drawn table.")] = 64,
+    n: Annotated[int, typer.Option("--n", min=1, max=64, help="Number of draws.")] = 9,
+    rows: Annotated[int, typer.Option("--rows", min=2, max=1000, help="Rows of each drawn table.")] = 64,
     seed: Seed = 0,
     out: Annotated[
         Path | None, typer.Option("--out", help="Picture to write: .png, .svg or .pdf. By default SLUG-PRIOR.png here.")

@@ -13,7 +13,6 @@ from foreknow.cli.prove import show_claims
 
 def show(slug: Slug, json: Json = False) -> None:
     """The card of one system: when not to use it, its prior and control arm, what was measured, how to cite it."""
-    from foreknow.cli.doctor import networks_of
     from foreknow.core.evidence import find_evidence
     from foreknow.core.registry import lookup
 
@@ -24,7 +23,7 @@ def show(slug: Slug, json: Json = False) -> None:
         "system": entry.system.__name__ if entry.system else None,
         "priors": {short_name(prior): prior.__name__ for prior in entry.priors},
         "evidence": evidence,
-        "networks": networks_of(slug),
+        "networks": _networks_of(slug),
     }
     if emit(record, json):
         return
@@ -49,6 +48,17 @@ def show(slug: Slug, json: Json = False) -> None:
         _section("Notes", evidence.get("notes", []))
     out.print("\nCite", style="bold")
     typer.echo(card.bibtex.strip())
+
+
+def _networks_of(slug: str) -> list[dict[str, Any]]:
+    """Name, path and size in MB (10^6 bytes) of the shipped networks of a system; they are called `<slug>-...`."""
+    from foreknow.trained import shipped
+
+    return [
+        {"name": name, "path": path, "mb": path.stat().st_size / 1e6}
+        for name, path in shipped().items()
+        if f"{name}-".startswith(f"{slug}-")
+    ]
 
 
 def _section(title: str, lines: Any) -> None:
