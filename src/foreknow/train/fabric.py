@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import tempfile
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing.spawn
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from foreknow.common.deps import require
 from foreknow.common.errors import ConfigError, ForeknowError
@@ -81,13 +82,17 @@ def run_in_processes(run: Callable[[Any, Any], Any], device: torch.device, devic
         weights = Path(folder) / "weights.safetensors"
         sent = replace(job, weights_path=weights, progress=None if job.progress is None else relay.put)
         failure = None
+        port = os.environ.get("MASTER_PORT")  # the launcher sets it and leaves it
         try:
             make_fabric(device, devices).launch(partial(_in_process, _SilentProcess(), run, sent, relay))
-        except torch.multiprocessing.spawn.ProcessRaisedException as error:
+        except ProcessRaisedException as error:
             failure = error
         finally:
             relay.put(None)
             listener.join()
+            os.environ.pop("MASTER_PORT", None)
+            if port is not None:
+                os.environ["MASTER_PORT"] = port
         for item in received:
             if isinstance(item, ForeknowError):
                 raise item

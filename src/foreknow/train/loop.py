@@ -6,6 +6,7 @@ killed and resumed repeats the losses of one that never stopped. The global rand
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import threading
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from foreknow.common.device import has_fast_bf16, resolve_device
-from foreknow.common.errors import ConfigError, ConvergenceError
+from foreknow.common.errors import CheckpointError, ConfigError, ConvergenceError
 from foreknow.common.progress import Progress, ProgressCallback
 from foreknow.common.rng import seed_of
 from foreknow.common.validate import check_int
@@ -29,7 +30,7 @@ from foreknow.train import fabric as launch
 from foreknow.train.config import TrainConfig
 from foreknow.train.log import JsonlLog
 from foreknow.train.optim import MovingAverage, build_optimizers
-from foreknow.train.state import check_same_run, load_state, pack, save_state, unpack
+from foreknow.train.state import check_same_network, check_same_run, load_state, pack, save_state, unpack
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 BatchSource = Callable[[int], Any]
@@ -178,6 +179,10 @@ def train(
     if resume and checkpoint_path is None:
         raise ConfigError("train: resume=True needs checkpoint_path.")
     check_int("train", "devices", devices, low=1)
+    try:
+        json.dumps(identity)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"train: identity must hold JSON types only ({error}).") from error
     chosen = resolve_device(device)
     job = _Job(
         module=module,
@@ -355,7 +360,7 @@ class _Run:
     def _clip(self) -> Tensor:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        if self.config.clip_norm is not None:
+        if gradients and self.config.clip_norm is not None:
             torch._foreach_mul_(gradients, (self.config.clip_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
@@ -427,12 +432,19 @@ class _Run:
 
     def _load(self, path: Path) -> None:
         tensors, info = load_state(path)
+        check_same_network(tensors, self.module)
         check_same_run(info.get("settings"), self._settings())
-        unpack(tensors, self.module, self.optimizers, self.average)
-        for name in _COUNTERS:
-            setattr(self, name, info["counters"][name])
-        if self.average is not None:
-            self.average.n_updates = info["counters"]["n_updates"]
+        try:
+            unpack(tensors, self.module, self.optimizers, self.average)
+            for name in _COUNTERS:
+                setattr(self, name, info["counters"][name])
+            if self.average is not None:
+                self.average.n_updates = info["counters"]["n_updates"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the training state {str(path)!r} is incomplete ({type(error).__name__}: {error}).",
+                hint="Start again without resuming, or restore the file.",
+            ) from error
         self.resumed_from = self.step
 
 
@@ -486,6 +498,9 @@ def _catch_interrupt() -> Iterator[threading.Event]:
         yield stop
         return
     before = signal.getsignal(signal.SIGINT)
+    if before is None or before is signal.SIG_IGN:  # not Python's to handle, or switched off for this process
+        yield stop
+        return
 
     def handler(number: int, frame: FrameType | None) -> None:
         stop.set()

@@ -97,8 +97,9 @@ def build_optimizers(module: nn.Module, config: TrainConfig) -> list[torch.optim
     ]
     groups = [group for group in groups if group["params"]]
     if groups:
+        fused = all(p.device.type in ("cpu", "cuda") for _, p in named)
         kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-        optimizers.append(kind(groups, lr=config.lr, betas=config.betas, fused=True))
+        optimizers.append(kind(groups, lr=config.lr, betas=config.betas, fused=fused))
     return optimizers
 
 

@@ -11,7 +11,9 @@ from foreknow.common.progress import ProgressCallback
 from foreknow.common.validate import check_int, check_option
 from foreknow.core.prior import Simulator
 from foreknow.tasks.pfn.network import PFNNetwork, PFNSettings, pretrain_network
-from foreknow.tasks.pfn.priors import Gamma, GPPrior, TabularBNNPrior
+from foreknow.tasks.pfn.priors.gp import GPPrior
+from foreknow.tasks.pfn.priors.hyper import Gamma
+from foreknow.tasks.pfn.priors.tabular import TabularBNNPrior
 
 SHIPPED = {"regression": "pfn-gp-1d", "classification": "pfn-tabular"}
 """Task -> name of the network in `foreknow/trained`."""

@@ -36,7 +36,7 @@ from foreknow.core.prior import Simulator
 from foreknow.core.system import PRESETS
 from foreknow.tasks.pfn.network import PFNNetwork, build_network, pretrain_network
 from foreknow.tasks.pfn.presets import GP_1D, SHIPPED, preset_settings
-from foreknow.tasks.pfn.priors import GPPrior
+from foreknow.tasks.pfn.priors.gp import GPPrior
 from foreknow.trained import weights_path
 
 ORACLE_PRIOR = GPPrior(n_features=1, kernel="rbf", lengthscale=0.2, noise=0.01)
