@@ -159,6 +159,13 @@ class StackNetwork(nn.Module):
         frequency = class_frequency(labels)
         return self.read(self.encode(context_scores, labels, frequency), query_scores, frequency)
 
+    @torch.no_grad()
+    def silence(self) -> None:
+        """Forget what training taught: the heads are averaged, as before the first step."""
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.temperature.fill_(self.settings.initial_temperature)
+
     def to_checkpoint(self, prior: object, training: dict[str, Any]) -> Checkpoint:
         """The network, the prior it was fitted to and how, ready to be saved."""
         config = {"settings": to_json(self.settings), "prior": to_json(prior)}
