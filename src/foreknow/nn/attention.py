@@ -80,10 +80,12 @@ class MultiheadAttention(nn.Module):
         else:
             dropout = self.dropout if self.training else 0.0
             gathered = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout)
-        return self.out(gathered.transpose(1, 2).flatten(2))
+        out: Tensor = self.out(gathered.transpose(1, 2).flatten(2))  # b m e
+        return out
 
     def _split(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # b h n c
+        b, n, e = tokens.shape
+        return tokens.reshape(b, n, self.n_heads, e // self.n_heads).transpose(1, 2)  # b h n c
 
 
 class ContextBlock(nn.Module):
@@ -130,9 +132,11 @@ class ContextBlock(nn.Module):
         """The tokens after attending to `keys_values` and passing through the two-layer network."""
         if self.norm == "pre":
             tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens), keys_values))
-            return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
-        tokens = self.attention_norm(tokens + self.dropout(self.attention(tokens, keys_values)))
-        return self.mlp_norm(tokens + self.dropout(self.mlp(tokens)))
+            tokens = tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
+        else:
+            tokens = self.attention_norm(tokens + self.dropout(self.attention(tokens, keys_values)))
+            tokens = self.mlp_norm(tokens + self.dropout(self.mlp(tokens)))
+        return tokens
 
 
 @dataclass(frozen=True)
@@ -214,9 +218,7 @@ class SetTransformer(nn.Module):
     ) -> None:
         super().__init__()
         check_int("SetTransformer", "depth", depth, low=1)
-        self.chunk_size = (
-            None if chunk_size is None else check_int("SetTransformer", "chunk_size", chunk_size, low=1)
-        )
+        self.chunk_size = None if chunk_size is None else check_int("SetTransformer", "chunk_size", chunk_size, low=1)
         self.blocks = nn.ModuleList(
             ContextBlock(width, n_heads, hidden, norm=norm, dropout=dropout, log_n_scaling=log_n_scaling)
             for _ in range(depth)
@@ -233,6 +235,7 @@ class SetTransformer(nn.Module):
         """The context's keys and values in every layer; nothing of it depends on the queries."""
         keys, values = [], []
         for i, block in enumerate(self.blocks):
+            assert isinstance(block, ContextBlock)
             pair = block.keys_values(context_tokens)
             keys.append(pair[0])
             values.append(pair[1])
@@ -253,12 +256,15 @@ class SetTransformer(nn.Module):
             )
         if self.chunk_size is None or query_tokens.shape[1] <= self.chunk_size:
             return self._read(cache, query_tokens)
-        return torch.cat([self._read(cache, chunk) for chunk in query_tokens.split(self.chunk_size, dim=1)], dim=1)
+        return torch.cat(
+            [self._read(cache, chunk) for chunk in torch.split(query_tokens, self.chunk_size, dim=1)], dim=1
+        )
 
     def _read(self, cache: ContextCache, tokens: Tensor) -> Tensor:
         for block, keys, values in zip(self.blocks, cache.keys, cache.values):
             tokens = block(tokens, (keys, values))
-        return self.out_norm(tokens)
+        out: Tensor = self.out_norm(tokens)
+        return out
 
 
 class InducedAttention(nn.Module):
@@ -288,7 +294,8 @@ class InducedAttention(nn.Module):
         context = tokens if context is None else context
         points = self.points.expand(len(context), -1, -1)  # b k e
         points = self.gather(points, self.gather.keys_values(context))
-        return self.spread(tokens, self.spread.keys_values(points))
+        out: Tensor = self.spread(tokens, self.spread.keys_values(points))
+        return out
 
 
 class PoolingAttention(nn.Module):
@@ -310,7 +317,8 @@ class PoolingAttention(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "b n e"]) -> Float[Tensor, "b k e"]:
         """The seeds after reading the rows, shape (b, k, e); order of the rows does not matter."""
-        return self.gather(self.seeds.expand(len(tokens), -1, -1), self.gather.keys_values(tokens))
+        out: Tensor = self.gather(self.seeds.expand(len(tokens), -1, -1), self.gather.keys_values(tokens))
+        return out
 
 
 def _zero_linear(n_in: int, n_out: int, *, bias: bool = True) -> nn.Linear:

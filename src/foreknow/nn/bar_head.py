@@ -41,10 +41,11 @@ class BarHead(nn.Module):
         super().__init__()
         self.n_buckets = check_int("BarHead", "n_buckets", n_buckets, low=2)
         hidden = 2 * width if hidden is None else check_int("BarHead", "hidden", hidden, low=1)
-        self.decoder = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, n_buckets))
+        last = nn.Linear(hidden, n_buckets)
         if zero_init:
-            nn.init.zeros_(self.decoder[2].weight)
-            nn.init.zeros_(self.decoder[2].bias)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        self.decoder = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), last)
         self.register_buffer("borders", torch.linspace(-3.0, 3.0, n_buckets + 1, dtype=torch.float32))
         if borders is not None:
             self.set_borders(borders)
@@ -66,4 +67,5 @@ class BarHead(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "*batch e"]) -> Float[Tensor, "*batch k"]:
         """Unnormalised log-probabilities of the buckets."""
-        return self.decoder(tokens)
+        logits: Tensor = self.decoder(tokens)
+        return logits
