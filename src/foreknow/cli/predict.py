@@ -42,7 +42,7 @@ def predict(
     """
     from foreknow.common.device import resolve_device
     from foreknow.common.validate import check_option
-    from foreknow.data import read_table
+    from foreknow.data.readers import read_table
     from foreknow.report.job import predict_table
     from foreknow.report.target import TASKS
     from foreknow.tasks import TabularClassifier

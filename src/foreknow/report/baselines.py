@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foreknow.data import Table
+from foreknow.data.table import Table
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline

@@ -18,7 +18,7 @@ from foreknow.common.progress import ProgressCallback, Reporter
 from foreknow.common.rng import numpy_stream, seed_of
 from foreknow.common.timing import Stopwatch
 from foreknow.common.validate import check_int
-from foreknow.data import Table
+from foreknow.data.table import Table
 from foreknow.report.baselines import BASELINES, Baseline, as_numbers
 from foreknow.report.scores import Score, log_losses, mean_score, score
 from foreknow.report.target import Target, read_target

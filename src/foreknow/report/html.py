@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foreknow.data import Column, Table
+from foreknow.data.table import Column, Table
 from foreknow.report.evaluate import Evaluation
 from foreknow.report.job import Job
 from foreknow.report.scores import Score
@@ -36,7 +36,8 @@ class ColumnSummary:
 def summarise(column: Column) -> ColumnSummary:
     """One line on a column."""
     values = column.values[~column.missing]
-    distinct, counts = np.unique(values.astype(str) if column.kind == "categorical" else values, return_counts=True)
+    words: NDArray[Any] = values.astype(str) if column.kind == "categorical" else values
+    distinct, counts = np.unique(words, return_counts=True)
     if not len(values):
         content = "no value at all"
     elif column.kind == "numeric":
@@ -47,8 +48,8 @@ def summarise(column: Column) -> ColumnSummary:
         content = f"{ends[0]} to {ends[1]}"
     else:
         top = np.argsort(-counts, kind="stable")[:4]
-        words = Column(column.name, column.kind, distinct[top].astype(column.values.dtype)).as_kind("categorical")[0]
-        parts = [f"{word} ({counts[index]})" for word, index in zip(words.values, top, strict=True)]
+        texts = Column(column.name, column.kind, distinct[top].astype(column.values.dtype)).as_kind("categorical")[0]
+        parts = [f"{text} ({counts[index]})" for text, index in zip(texts.values, top, strict=True)]
         content = ", ".join(parts) + (", …" if len(distinct) > len(top) else "")
     return ColumnSummary(column.name, column.kind, int(column.missing.sum()), len(distinct), content)
 
@@ -76,13 +77,13 @@ def render(job: Job) -> str:
         columns=[summarise(column) for column in shown], n_hidden=features.n_columns - len(shown),
         missing=_missing_share(features), n_empty=len(target.empty),
         uncertain=[(row, _cells(job, row.row)) for row in uncertain],
-        pictures={name: Markup(svg) for name, svg in _pictures(job).items()},  # noqa: S704 - our own drawings
+        pictures={name: Markup(svg) for name, svg in _pictures(job).items()},
         date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
     )  # fmt: skip
 
 
 def _pictures(job: Job) -> dict[str, str]:
-    from foreknow import viz
+    from foreknow.viz import quality, style
 
     evaluation, ours, truth = job.evaluation, job.evaluation.ours, job.evaluation.truth
     classes = evaluation.target.classes
@@ -91,24 +92,24 @@ def _pictures(job: Job) -> dict[str, str]:
     figures: dict[str, tuple[Any, str]] = {
         "quality": (_quality(evaluation), "Accuracy, AUC and log-loss of every predictor with 95% intervals; "
                     "the numbers are in the table above."),
-        "reliability": (viz.reliability(p.max(axis=1), best == truth), "Share of right predictions against stated "
+        "reliability": (quality.reliability(p.max(axis=1), best == truth), "Share of right predictions against stated "
                         "confidence, in ten bins; on the diagonal the two agree."),
-        "roc": (viz.roc(p, truth, classes), "Share of each class that is found against the share of false alarms."),
+        "roc": (quality.roc(p, truth, classes), "Share of each class that is found against the share of false alarms."),
         "columns": (_columns(job), "Distribution of each column, coloured by class; the table below says the same "
                     "in numbers."),
-        "confidence": (viz.confidence_histogram([("rows", job.predictions.confidence_counts)]),
+        "confidence": (quality.confidence_histogram([("rows", job.predictions.confidence_counts)]),
                        "Number of predicted rows by confidence."),
     }  # fmt: skip
     if len(classes) <= MAX_MATRIX:
         matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
         np.add.at(matrix, (truth, best), 1)
-        figures["confusion"] = (viz.confusion(matrix, classes), "Rows of each true class by predicted class.")
-    return {name: viz.to_svg(figure, name=name, label=label) for name, (figure, label) in figures.items()}
+        figures["confusion"] = (quality.confusion(matrix, classes), "Rows of each true class by predicted class.")
+    return {name: style.to_svg(figure, name=name, label=label) for name, (figure, label) in figures.items()}
 
 
 def _quality(evaluation: Evaluation) -> Any:
-    from foreknow import viz
     from foreknow.report.baselines import FREQUENCIES
+    from foreknow.viz.quality import quality_intervals
 
     arms = [arm for arm in evaluation.arms if arm.name != FREQUENCIES]  # far off: it would squeeze the others together
     panels = []
@@ -116,11 +117,11 @@ def _quality(evaluation: Evaluation) -> Any:
         scores = [arm.scores[key] for arm in arms]
         values, ends = [s.value for s in scores], [(s.low, s.high) for s in scores]
         panels.append((title, np.array(values), np.array(ends)))
-    return viz.quality_intervals([arm.name for arm in arms], panels)
+    return quality_intervals([arm.name for arm in arms], panels)
 
 
 def _columns(job: Job) -> Any:
-    from foreknow import viz
+    from foreknow.viz.data import data_summary
 
     target = job.evaluation.target
     columns: list[tuple[str, NDArray[Any]]] = []
@@ -130,7 +131,7 @@ def _columns(job: Job) -> Any:
         else:
             words = column if column.kind == "numeric" else column.as_kind("categorical")[0]
             columns.append((column.name, words.values))
-    return viz.data_summary(columns, target.codes, target.classes)
+    return data_summary(columns, target.codes, target.classes)
 
 
 def _missing_share(features: Table) -> float:

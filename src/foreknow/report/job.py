@@ -17,7 +17,8 @@ from foreknow.common.progress import Progress, ProgressCallback
 from foreknow.common.timing import Stopwatch
 from foreknow.common.validate import suggest
 from foreknow.core.evidence import environment
-from foreknow.data import Column, Table, column_names, iter_table
+from foreknow.data.readers import column_names, iter_table
+from foreknow.data.table import Column, Table
 from foreknow.report.baselines import BASELINES, Baseline
 from foreknow.report.evaluate import MAX_ROWS, Evaluation, class_probabilities, evaluate, recorded_warnings, warn
 from foreknow.report.predictions import Predictions, PredictionWriter, open_predictions
@@ -246,7 +247,9 @@ def _folder(folder: Path, inputs: tuple[str | Path, ...]) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = "it is a file" if isinstance(error, FileExistsError) else str(error.strerror)
-        raise InputError(f"cannot use the folder {str(folder)!r}: {reason}.", hint="Choose another with --out.") from error
+        raise InputError(
+            f"cannot use the folder {str(folder)!r}: {reason}.", hint="Choose another with --out."
+        ) from error
     try:
         for name in (PREDICTIONS, REPORT):
             for path in inputs:

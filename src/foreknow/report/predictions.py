@@ -102,9 +102,7 @@ class PredictionWriter:
         self._sample = _Sample(len(self.classes), self.seed)
         self._n_unknown = 0
 
-    def add(
-        self, rows: NDArray[np.int64], probabilities: NDArray[np.float64], source: str | Sequence[str]
-    ) -> None:
+    def add(self, rows: NDArray[np.int64], probabilities: NDArray[np.float64], source: str | Sequence[str]) -> None:
         """Write predictions of the rows numbered `rows` (from 1); probabilities have shape (n, k).
 
         Args:
@@ -172,6 +170,5 @@ class _Sample:
 @contextmanager
 def open_predictions(path: str | Path, classes: tuple[str, ...], seed: int = 0) -> Iterator[PredictionWriter]:
     """A writer to a temporary file that takes the name `path` when the block ends without an error."""
-    with atomic_path(path) as temporary:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            yield PredictionWriter(file, classes, seed)
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        yield PredictionWriter(file, classes, seed)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from foreknow.common.errors import ConfigError, InputError
 from foreknow.common.validate import check_option
-from foreknow.data import Column, Table
+from foreknow.data.table import Column, Table
 
 TASKS = ("auto", "classification", "regression")
 MIN_LABELLED = 10

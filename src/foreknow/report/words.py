@@ -35,13 +35,13 @@ def comparison(evaluation: Evaluation) -> str:
     by = f"by {gap.value:.3f} nats a row (95% interval {gap.low:.3f} to {gap.high:.3f})"
     if evaluation.verdict == "better":
         return (
-            f"Its probabilities are better than those of the strongest plain baseline, {best.name}: log-loss {ours:.3f} "
-            f"against {theirs:.3f}, lower {by}."
+            f"Its probabilities are better than those of the strongest plain baseline, {best.name}: log-loss "
+            f"{ours:.3f} against {theirs:.3f}, lower {by}."
         )
     if evaluation.verdict == "worse":
         return (
-            f"A plain baseline wins on this table: {best.name} has a log-loss of {theirs:.3f} against {ours:.3f}, lower "
-            f"{by}. Prefer it here."
+            f"A plain baseline wins on this table: {best.name} has a log-loss of {theirs:.3f} against {ours:.3f}, "
+            f"lower {by}. Prefer it here."
         )
     return (
         f"There is no clear difference to the strongest plain baseline, {best.name}: log-loss {ours:.3f} against "

@@ -44,9 +44,8 @@ def draw_batch(batch: Batch, title: str, *, view: str = "table", n_tasks: int = 
             f"draw_batch: rows of {batch.n_features} columns are not square pictures.", hint="Use view='table'."
         )
     n_columns = min(n, 2 if view == "images" else 4)
-    figure = new_figure(
-        (4.6 if view == "images" else 2.5) * n_columns + 0.2, (1.35 if view == "images" else 2.2) * -(-n // n_columns) + 0.5
-    )  # fmt: skip
+    width, height = (4.6, 1.35) if view == "images" else (2.5, 2.2)
+    figure = new_figure(width * n_columns + 0.2, height * -(-n // n_columns) + 0.5)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=INK)
     for task, axes in enumerate(grid_axes(figure, n, n_columns)):
         arrays = [_array(values, task) for values in (batch.context_x, batch.context_y, batch.query_x, batch.query_y)]
@@ -93,7 +92,7 @@ def _table(axes: Axes, context_x: Any, context_y: Any, query_x: Any, query_y: An
 def _images(axes: Axes, context_x: Any, context_y: Any, query_x: Any, query_y: Any) -> None:
     """A strip of context pictures ordered by class, and under it a strip of query pictures."""
     side, n = round(context_x.shape[1] ** 0.5), 10
-    strips = []
+    strips: list[NDArray[np.float64]] = []
     for pictures, labels in ((context_x, context_y), (query_x, query_y)):
         order = np.argsort(labels, kind="stable") if labels is not None else np.arange(len(pictures))
         chosen = order[np.linspace(0, len(order) - 1, min(n, len(order))).astype(int)] if len(order) else order

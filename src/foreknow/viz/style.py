@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -31,7 +32,7 @@ OURS, THEIRS, WRONG = COLOURS[0], MUTED, COLOURS[5]
 LINES = ("-", "--", "-.", ":")
 
 _ON_PAGE = {INK: "currentColor", MUTED: "var(--muted, #5f6b7a)", GRID: "var(--grid, #d7dde4)"}
-_RC: dict[str, Any] = {
+_RC: Any = {
     "font.family": "sans-serif",
     "font.size": 9.0,
     "text.color": INK,
@@ -132,6 +133,7 @@ def to_svg(figure: Figure, *, name: str, label: str) -> str:
     root.attrib.pop("version", None)
     root.set("style", f"max-width: {figure.get_figwidth() * 72 * 1.35:.0f}px")
     root.set("stroke-linejoin", "round")
+    root.set("font-family", "sans-serif")
     root.set("role", "img")
     root.set("aria-label", label)
     return ElementTree.tostring(root, encoding="unicode")
@@ -141,7 +143,7 @@ def _on_page(value: str, name: str) -> str:
     """An attribute with local references renamed and the neutral colours taken from the page."""
     if value.startswith("#") and value not in _ON_PAGE and len(value) != 7:
         return f"#{name}-{value[1:]}"
-    value = value.replace("url(#", f"url(#{name}-")
+    value = re.sub(r"font-family: [^;]*; ?", "", value.replace("url(#", f"url(#{name}-"))
     for colour, page in _ON_PAGE.items():
         value = value.replace(colour, page)
     return value
