@@ -43,15 +43,15 @@ bench: setup  ## run every benchmark in turn (BENCH_FLAGS= for the full sizes)
 	@set -e; for script in benchmarks/*.py; do [ -e "$$script" ] || continue; \
 	  echo "== $$script"; $(PY) "$$script" $(BENCH_FLAGS); done
 
-docs: setup  ## build the documentation into site/
+docs: setup  ## bring README.md up to date with the evidence, and build the documentation into site/
 	@$(PY) docs/generate.py --readme
 	@$(PY) docs/generate.py
-	@$(PY) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 	@echo "The documentation is site/index.html."
 
 lock: setup  ## resolve newest allowed versions afresh and rewrite requirements.lock
 	@$(PY) -m venv --clear build/lock
-	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check \
+	@build/lock/bin/python -m pip install -qq --disable-pip-version-check \
 	  torch==2.13.0 --editable '.[train,frames,polars,dev,docs]'
 	@build/lock/bin/python tools/lock.py > build/requirements.lock
 	@mv build/requirements.lock requirements.lock

@@ -97,7 +97,7 @@ def card_page(entry: Entry) -> str:
     if evidence is None:
         parts.append(f"This system is {NOT_MEASURED}. `foreknow prove {card.slug}` measures it on your machine.")
     else:
-        notes = [note for note in evidence.get("notes", ())]
+        notes = list(evidence.get("notes", ()))
         notes += [f"{claim['name']}: {claim['note']}" for claim in evidence["claims"] if claim.get("note")]
         parts += [
             f"The claims of the paper, in small: **{evidence['verdict']}**.",
@@ -172,8 +172,9 @@ def readme(text: str) -> str:
 
 def pages() -> dict[str, str]:
     """Path below docs/ -> text of every generated page."""
-    intro = "# Catalogue\n\nEvery system, what its prior is, and whether the claims of its paper held when measured here.\n"
-    written = {"catalogue/index.md": f"{intro}\n{catalogue_table(r'\1.md')}\n"}
+    links = catalogue_table(r"\1.md")
+    intro = "Every system, what its prior is, and whether the claims of its paper held when measured here."
+    written = {"catalogue/index.md": f"# Catalogue\n\n{intro}\n\n{links}\n"}
     written |= {f"catalogue/{slug}.md": card_page(entry) for slug, entry in catalogue().items()}
     rooms = sorted({entry.card.room for entry in catalogue().values()})
     packages = ["foreknow", "foreknow.core", *[f"foreknow.{room}" for room in rooms]]

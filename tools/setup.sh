@@ -24,11 +24,11 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     exit 1
 fi
 
-# An environment that was moved or left half made still points at its old place: start afresh.
-if [ "$(head -n 1 "$stamp" 2>/dev/null || true)" != "$(pwd)" ]; then rm -rf .venv; fi
+# An environment that was moved with its folder still points at the old place, so it is made afresh.
+if [ -f "$stamp" ] && [ "$(head -n 1 "$stamp")" != "$(pwd)" ]; then rm -rf .venv; fi
 echo "Installing into .venv from requirements.lock (a few minutes the first time)."
-[ -x .venv/bin/python ] || "$python" -m venv .venv
-install() { .venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check "$@"; }
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
+install() { .venv/bin/python -m pip install -qq --no-input --disable-pip-version-check "$@"; }
 # torch chooses its own GPU libraries for each platform, so dependencies are followed beyond the lock.
 if ! { install -r requirements.lock && install --no-deps --editable .; }; then
     echo "Installing failed; pip's own message is above. Finished downloads are kept: run make setup again." >&2
