@@ -18,7 +18,7 @@ from typing import Any
 
 from foreknow.core.card import ROOMS
 from foreknow.core.evidence import find_evidence
-from foreknow.core.registry import Entry, catalogue
+from foreknow.core.registry import Entry, catalogue, failures
 
 DOCS = Path(__file__).resolve().parent
 README = DOCS.parent / "README.md"
@@ -186,7 +186,10 @@ def pages() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readme", action="store_true", help="rewrite the generated parts of README.md")
-    if parser.parse_args().readme:
+    arguments = parser.parse_args()
+    if failures():
+        raise SystemExit(f"Pages would lack these modules, which cannot be imported: {failures()}")
+    if arguments.readme:
         README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
         return
     for name, text in pages().items():

@@ -88,7 +88,7 @@ for package in ("foreknow.common", "foreknow.cli"):
     for module in pkgutil.walk_packages(folder, package + "."):
         importlib.import_module(module.name)
 loaded = [name for name in {("torch", "sklearn", "scipy", *HEAVY)} if name in sys.modules]
-sys.exit(" ".join(loaded))
+sys.exit(" ".join(loaded) or 0)
 """
     result = run(sys.executable, "-c", code)
     assert result.returncode == 0, f"loaded at import: {result.stderr}"
