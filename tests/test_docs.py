@@ -30,8 +30,10 @@ OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.
 
 @pytest.fixture(scope="module")
 def generate() -> SimpleNamespace:
-    """docs/generate.py as a module."""
-    return SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "generate.py"), run_name="generate"))
+    """docs/generate.py as a module, with the catalogue imported: some package draws a number when it is imported."""
+    module = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "generate.py"), run_name="generate"))
+    module.catalogue()
+    return module
 
 
 def blocks(page: Path, language: str) -> list[str]:
