@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import os
@@ -267,15 +266,3 @@ def test_site_builds_strictly_and_loads_nothing_from_elsewhere(generate: SimpleN
     for page in (tmp_path / "site").rglob("*.html"):
         html = page.read_text(encoding="utf-8")
         assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"?(?:https?:)?//", html), page.name
-
-
-def test_every_public_name_can_be_had() -> None:
-    import foreknow
-
-    for package in ("foreknow", "foreknow.core"):
-        module = importlib.import_module(package)
-        assert set(module.__all__) - {"__version__"} <= set(dir(module))
-        for name in module.__all__:
-            assert getattr(module, name) is not None, f"{package}.{name}"
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = foreknow.nonsense
