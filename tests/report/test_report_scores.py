@@ -23,7 +23,9 @@ def test_values_agree_with_scikit_learn():
     assert found["accuracy"].value == (p.argmax(1) == truth).mean()
     assert found["log_loss"].value == pytest.approx(log_loss(truth, p))
     assert found["auc"].value == pytest.approx(roc_auc_score(truth, p, multi_class="ovo"))
-    assert found["brier"].value == pytest.approx(np.mean([((row - np.eye(3)[t]) ** 2).sum() for row, t in zip(p, truth)]))
+    assert found["brier"].value == pytest.approx(
+        np.mean([((row - np.eye(3)[t]) ** 2).sum() for row, t in zip(p, truth)])
+    )
     assert 0 < found["ece"].value < 0.2 and np.isnan(found["ece"].low)
     for name in ("accuracy", "auc", "log_loss", "brier"):
         assert found[name].low < found[name].value < found[name].high, name

@@ -168,9 +168,7 @@ class PFNNetwork(nn.Module):
             "prior": to_json(prior),
         }
         tensors = {name: tensor.detach() for name, tensor in self.state_dict().items()}
-        return Checkpoint(
-            kind="PFNNetwork", config=config, tensors=tensors, training=training
-        )
+        return Checkpoint(kind="PFNNetwork", config=config, tensors=tensors, training=training)
 
     @classmethod
     def from_checkpoint(cls, source: Checkpoint | str | Path) -> tuple[PFNNetwork, Simulator]:
