@@ -139,7 +139,7 @@ class SCMPrior(TablePrior):
         layer, unit = self._places(hyper, source)
         causes = root_causes(source, n_rows, hyper.n_causes, hyper.mixed)
         is_unit = torch.arange(h, device=source.device) < hyper.width[:, None]
-        first = _weights(hyper, hyper.n_causes, hyper.width, source, drop=False)
+        first = _weights(hyper, hyper.n_causes, (causes.shape[2], h), source, drop=False)
         bias = is_unit * (2 * source.uniform(g, h) - 1) / hyper.n_causes[:, None].sqrt()
         value = torch.baddbmm(bias[:, None], causes, first)
         nodes = torch.zeros(g, n_rows, unit.shape[1], device=source.device, dtype=source.dtype)
@@ -149,7 +149,7 @@ class SCMPrior(TablePrior):
             part = hyper.of(torch.arange(active, device=source.device))
             value = self._activate(value[:active], part.activation)
             bias = is_unit[:active] * (2 * source.uniform(active, h) - 1) / part.width[:, None].sqrt()
-            value = torch.baddbmm(bias[:, None], value, _weights(part, part.width, part.width, source, drop=True))
+            value = torch.baddbmm(bias[:, None], value, _weights(part, part.width, (h, h), source, drop=True))
             sd = part.noise_sd[:, None].expand(active, h)
             sd = torch.where(part.pre_sampled_noise[:, None], (sd * source.normal(active, h)).abs(), sd)
             value = value + (sd * is_unit[:active])[:, None] * source.normal(active, n_rows, h)
@@ -213,12 +213,12 @@ def activate(name: str, value: Tensor) -> Tensor:
     return torch.nn.functional.elu(z)
 
 
-def _weights(hyper: _Hyper, n_in: Tensor, n_out: Tensor, source: Source, *, drop: bool) -> Tensor:
-    """Weights (g, max n_in, max n_out), zero outside each table's own size.
+def _weights(hyper: _Hyper, n_in: Tensor, shape: tuple[int, int], source: Source, *, drop: bool) -> Tensor:
+    """Weights (g, *shape) of layers with `n_in` inputs, zero outside each table's own size.
 
     Edges are dropped one by one or block-wise; what is kept is made larger, as published.
     """
-    g, rows, columns = n_in.numel(), int(n_in.max()), int(n_out.max())
+    g, (rows, columns), n_out = n_in.numel(), shape, hyper.width
     i, j = torch.arange(rows, device=source.device), torch.arange(columns, device=source.device)
     most = torch.minimum(n_in, n_out).to(source.dtype).sqrt().ceil().long()
     blocks = source.integers(1, most, g)

@@ -133,7 +133,7 @@ def root_causes(source: Source, n_rows: int, n_causes: Tensor, mixed: Tensor) ->
         chosen = not_normal.nonzero(as_tuple=True)
         codes = pick_levels(source, torch.where(zipf[..., None], tail, weights)[chosen], n_rows)
         codes = codes - codes.mean(dim=1, keepdim=True)
-        spread = codes.std(dim=1, keepdim=True) + 1e-6
+        spread = codes.std(dim=1, correction=0, keepdim=True) + 1e-6
         x.transpose(1, 2)[chosen] = torch.where(zipf[chosen][:, None], codes, codes / spread)
     return x * (torch.arange(c, device=source.device) < n_causes[:, None])[:, None]
 

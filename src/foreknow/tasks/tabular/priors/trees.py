@@ -99,8 +99,6 @@ class TreeSCMPrior(TablePrior):
         return everything.gather(2, chosen[:, None].expand(b, n, d)), score
 
 
-
-
 def given_columns(source: Source, b: int, n: int, d: int, p_mixed: float) -> Tensor:
     """Columns (b, n, d): root causes of unit scale, in half of the tables mixed with some of each other."""
     sizes = torch.full((b,), d, device=source.device)
