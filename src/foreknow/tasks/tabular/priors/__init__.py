@@ -2,11 +2,23 @@
 
 from foreknow.tasks.pfn.priors.mixture import MixturePrior
 from foreknow.tasks.tabular.priors.base import TablePrior
+from foreknow.tasks.tabular.priors.graph import GraphPrior
 from foreknow.tasks.tabular.priors.rules import RulePrior
 from foreknow.tasks.tabular.priors.scm import EXTENDED, SCMPrior
+from foreknow.tasks.tabular.priors.smooth import SmoothPrior
 from foreknow.tasks.tabular.priors.trees import TreeSCMPrior
 
-__all__ = ["MixturePrior", "RulePrior", "SCMPrior", "TablePrior", "TreeSCMPrior", "members_and_weights", "paper_prior"]
+__all__ = [
+    "GraphPrior",
+    "MixturePrior",
+    "RulePrior",
+    "SCMPrior",
+    "SmoothPrior",
+    "TablePrior",
+    "TreeSCMPrior",
+    "members_and_weights",
+    "paper_prior",
+]
 
 
 def members_and_weights(
@@ -19,9 +31,10 @@ def members_and_weights(
         n_features: columns.
         n_classes: largest number of classes.
     """
-    sizes = {"n_features": n_features, "n_classes": n_classes, "task": task}
-    members = (SCMPrior(activations=EXTENDED, **sizes), TreeSCMPrior(**sizes), RulePrior(**sizes))
-    return members, (0.6, 0.3, 0.1)
+    kinds: tuple[type[TablePrior], ...] = (SCMPrior, TreeSCMPrior, RulePrior, SmoothPrior, GraphPrior)
+    members = [kind(n_features=n_features, n_classes=n_classes, task=task) for kind in kinds]
+    members[0] = SCMPrior(n_features=n_features, n_classes=n_classes, task=task, activations=EXTENDED)
+    return tuple(members), (0.45, 0.25, 0.1, 0.1, 0.1)
 
 
 def paper_prior(task: str = "classification", *, n_features: int = 10, n_classes: int = 10) -> MixturePrior:
