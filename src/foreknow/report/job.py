@@ -149,7 +149,7 @@ def predict_table(
                 _write_out_of_fold(features, evaluation, predictor, writer, progress)
             job = Job(
                 source, table, evaluation, writer.finish(), tuple(getattr(model, "notes_", ())),
-                folder / PREDICTIONS, folder / REPORT if write_report else None, None if test is None else str(test),
+                folder / PREDICTIONS, folder / REPORT if write_report else None, None if test is None else Path(test).name,
                 command, environment(), caught(), watch.seconds,
             )  # fmt: skip
             if page_path is not None:
