@@ -99,7 +99,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Run:
     @registry.register(CARD)
     class Lines(system.System):
         def _paper_prior(self):
-            return LinePrior()
+            return LinePrior(slope=1.5)
 
         def _fit(self, X, y):
             raise NotImplementedError

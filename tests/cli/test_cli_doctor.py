@@ -36,12 +36,14 @@ def test_json(cli, toy, no_networks):
 
 
 def test_missing_extras_are_no_fault_and_say_how_to_install(cli, toy, no_networks, monkeypatch):
-    monkeypatch.setattr(deps, "available", lambda module: module != "catboost")
+    monkeypatch.setattr(deps, "available", lambda module: module != "catboost")  # the others need not be here
     code, out, _ = cli("doctor", "--json")
     record = json.loads(out)
     assert code == 0
     bench = next(row for row in record["extras"] if row["extra"] == "bench")
-    assert bench == {"extra": "bench", "missing": ["catboost"], "install": "pip install 'foreknow[bench]'"}
+    assert bench == {
+        "extra": "bench", "installed": False, "missing": ["catboost"], "install": "pip install 'foreknow[bench]'"
+    }  # fmt: skip
     assert record["systems"] == [
         {"system": "toy-lines", "runs": False, "needs": "pip install 'foreknow[bench]'", "small_proof": "seconds"}
     ]

@@ -262,18 +262,27 @@ def console() -> Console:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table; numbers are shortened to four digits and set to the right."""
+    """Print a table; numbers are shortened to four digits and set to the right.
+
+    Without any column name there is no header; a title stands over the table after an empty line.
+    """
     import rich.box
     from rich.table import Table
 
     cells = [list(row) for row in rows]
-    table = Table(title=title or None, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title or None, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD, pad_edge=False,
+        show_edge=False, show_header=any(columns),
+    )  # fmt: skip
     for index, name in enumerate(columns):
         numeric = any(isinstance(row[index], int | float) for row in cells)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*[figure(value) for value in row])
-    console().print(table)
+    out = console()
+    if title:
+        out.print()
+    out.print(table)
 
 
 def figure(value: Any) -> str:

@@ -49,7 +49,7 @@ def doctor(json: Json = False) -> None:
     if problems:
         raise typer.Exit(1)
     if not json:
-        typer.echo("Nothing is broken.")
+        typer.echo("\nNothing is broken.")
 
 
 def _probe(name: str, look: Callable[[], Any], problems: list[str]) -> Any:
@@ -81,7 +81,12 @@ def _extras() -> list[dict[str, Any]]:
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if not available(module)]
         rows.append(
-            {"extra": extra, "missing": missing, "install": f"pip install 'foreknow[{extra}]'" if missing else None}
+            {
+                "extra": extra,
+                "installed": not missing,
+                "missing": missing,
+                "install": f"pip install 'foreknow[{extra}]'" if missing else None,
+            }
         )
     return rows
 

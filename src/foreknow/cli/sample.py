@@ -19,7 +19,7 @@ FORMATS = ("png", "svg", "pdf")
 
 def sample(
     slug: Slug,
-    prior: Annotated[str | None, typer.Option("--prior", help="Which of its priors; the first by default.")] = None,
+    prior: Annotated[str | None, typer.Option("--prior", help="Which of its priors; by default the paper's.")] = None,
     n: Annotated[int, typer.Option("--n", min=1, max=64, help="Number of draws.")] = 9,
     rows: Annotated[int, typer.Option("--rows", min=2, max=1000, help="Rows of each drawn table.")] = 64,
     seed: Seed = 0,
@@ -38,11 +38,10 @@ def sample(
     from foreknow.core.registry import lookup
     from foreknow.viz.draws import draw_batch
 
-    kind = _choose(slug, lookup(slug), prior)
-    name = short_name(kind)
+    on = _choose(slug, lookup(slug), prior)
+    name = short_name(type(on))
     path = out or Path(f"{slug}-{name}{'-off' if off else ''}.png")
     check_option("foreknow sample", "the ending of --out", path.suffix.lower().removeprefix("."), FORMATS)
-    on = _build(kind)
     drawn = on.off() if off else on
     if not isinstance(drawn, Simulator):
         raise CapabilityError(f"{type(drawn).__name__} does not draw tables, so it has no picture yet.")
@@ -60,22 +59,24 @@ def sample(
         typer.echo(path)
 
 
-def _choose(slug: str, entry: Entry, name: str | None) -> type[Prior]:
+def _choose(slug: str, entry: Entry, name: str | None) -> Prior:
+    """The prior called `name`, else the one the system uses, else the first: with default settings or an example's."""
     from foreknow.common.errors import CapabilityError
     from foreknow.common.validate import check_option
+    from foreknow.core.prior import Simulator
 
+    if name is None and entry.system is not None:
+        paper = entry.system()._paper_prior()
+        if isinstance(paper, Simulator):
+            return paper
     if not entry.priors:
         raise CapabilityError(f"{slug!r} registers no prior that can be drawn from.")
-    if name is None:
-        return entry.priors[0]
-    known = {short_name(kind): kind for kind in entry.priors}
-    long = {kind.__name__.casefold(): short for short, kind in known.items()}
-    return known[check_option(f"foreknow sample {slug}", "--prior", long.get(name.casefold(), name.casefold()), known)]
-
-
-def _build(kind: type[Prior]) -> Prior:
-    """The prior with its default settings, or its first example where some setting has no default."""
-    needed = [name for name, field in inspect.signature(kind).parameters.items() if field.default is field.empty]
+    kind = entry.priors[0]
+    if name is not None:
+        known = {short_name(kind): kind for kind in entry.priors}
+        short = {kind.__name__.casefold(): short for short, kind in known.items()}.get(name.casefold(), name.casefold())
+        kind = known[check_option(f"foreknow sample {slug}", "--prior", short, known)]
+    needed = [key for key, setting in inspect.signature(kind).parameters.items() if setting.default is setting.empty]
     return kind.examples()[0] if needed else kind()
 
 

@@ -17,7 +17,7 @@ CARD = Card(
         "off() silences what the network learnt from the draws: the closed-form heads are averaged with equal "
         "weights, which is the network's own state before training."
     ),
-    inputs="A table of up to some thousand rows with a column to predict: numbers, text, booleans, dates, missing cells.",
+    inputs="A table of up to some thousand rows and a column to predict: numbers, text, booleans, dates, gaps.",
     outputs="A probability for every class of every row.",
     cost="minutes",
     tier="beta",

@@ -52,7 +52,7 @@ class _Member:
         return self.network.read(self.cache, scores, self.frequency)[0]
 
 
-class TabularClassifier(ClassifierMixin, System):
+class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
     """Class probabilities for small tables by one forward pass; nothing is tuned or downloaded.
 
     `fit` encodes the table, solves some twenty closed-form predictors with leave-one-out scores, and lets a shipped
