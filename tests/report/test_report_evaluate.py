@@ -125,7 +125,9 @@ def test_a_baseline_that_fails_does_not_stop_the_others(make_table, stand_in, qu
             raise ValueError("cannot\nat all")
 
     with pytest.warns(ForeknowWarning, match="baseline broken is left out, it failed on this table: cannot$"):
-        result = evaluate(make_table(), "kind", predictor=stand_in(), baselines={"broken": lambda c, s: Fails(), **quick})
+        result = evaluate(
+            make_table(), "kind", predictor=stand_in(), baselines={"broken": lambda c, s: Fails(), **quick}
+        )
     assert [arm.name for arm in result.arms] == ["foreknow", *quick]
 
 
@@ -134,7 +136,9 @@ def test_a_baseline_that_does_not_converge_is_said(make_table, stand_in):
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer
 
-    impatient = {"hasty": lambda c, s: make_pipeline(FunctionTransformer(np.nan_to_num), LogisticRegression(max_iter=1))}
+    impatient = {
+        "hasty": lambda c, s: make_pipeline(FunctionTransformer(np.nan_to_num), LogisticRegression(max_iter=1))
+    }
     with pytest.warns(ForeknowWarning, match="hasty stopped before"):
         evaluate(make_table(), "kind", predictor=stand_in(), baselines=impatient)
 

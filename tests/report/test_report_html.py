@@ -7,13 +7,18 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from foreknow.common.errors import ForeknowWarning
 from foreknow.data.table import Column, Table
 from foreknow.report.html import render, summarise
 from foreknow.report.job import predict_table
 from foreknow.report.scores import Score
 from foreknow.report.words import comparison, headline
 
-EVIL = ('<script>alert("x")</script>', "comma, 'quote' & \"more\"", "line\nbreak $x^2$ </svg> https://evil.example/?src=1")
+EVIL = (
+    '<script>alert("x")</script>',
+    "comma, 'quote' & \"more\"",
+    "line\nbreak $x^2$ </svg> https://evil.example/?src=1",
+)
 
 
 class Page(HTMLParser):
@@ -51,7 +56,8 @@ class Page(HTMLParser):
 def job(make_table, stand_in, quick, tmp_path_factory):
     table = make_table(60, EVIL, n_empty=6)
     renamed = tuple(
-        dataclasses.replace(c, name=name) for c, name in zip(table.columns[:2], ('<img src="http://a.b/c.png">', 'q"<b>'))
+        dataclasses.replace(c, name=name)
+        for c, name in zip(table.columns[:2], ('<img src="http://a.b/c.png">', 'q"<b>'))
     )
     values = table.column("word").values.copy()
     values[:20] = "<style>*{display:none}</style>"
@@ -80,8 +86,12 @@ def test_nothing_is_fetched_from_anywhere(make_table, stand_in, quick, tmp_path,
         for name in ("src", "href", "xlink:href", "data", "action", "srcset", "poster"):
             if name in attributes:
                 assert attributes[name].startswith(("#", "data:image/png;base64,")), (tag, attributes)
-        assert all(ref.startswith("#") for ref in re.findall(r"url\(([^)]*)\)", " ".join(map(str, attributes.values()))))
-    plain = predict_table(make_table(), "kind", predictor=stand_in(), baselines=quick, out=tmp_path / "plain", n_folds=2)
+        assert all(
+            ref.startswith("#") for ref in re.findall(r"url\(([^)]*)\)", " ".join(map(str, attributes.values())))
+        )
+    plain = predict_table(
+        make_table(), "kind", predictor=stand_in(), baselines=quick, out=tmp_path / "plain", n_folds=2
+    )
     text = plain.report_path.read_text()
     assert not re.search(r"https?://|\bsrc=|@import|xmlns", text)
     assert len(text) < 400_000
@@ -146,7 +156,9 @@ def test_many_columns_and_classes_are_cut_and_said(stand_in, quick, tmp_path):
     columns = [Column(f"c{i}", "numeric", np.random.default_rng(i).normal(size=n)) for i in range(110)]
     target = np.array([f"class {i % k}" for i in range(n)], dtype=object)
     table = Table((*columns, Column("y", "categorical", target)))
-    job = predict_table(table, "y", predictor=stand_in(), baselines=quick, out=tmp_path, n_folds=2)
+    quick = {"class frequencies": quick["class frequencies"]}
+    with pytest.warns(ForeknowWarning, match="45 classes"):
+        job = predict_table(table, "y", predictor=stand_in(), baselines=quick, out=tmp_path, n_folds=2)
     text = Page(job.report_path.read_text()).text
     assert "10 more are not listed" in text and "The first 16 columns" in text
     assert "confusion matrix of 45 classes is not drawn" in text and "the eight largest classes" in text

@@ -17,7 +17,14 @@ def run(make_table, stand_in, quick, tmp_path):
     """`run(table, **options)` -> (job, rows of predictions.csv as dictionaries)."""
 
     def go(table=None, **options):
-        options = {"predictor": stand_in(), "baselines": quick, "out": tmp_path / "out", "n_folds": 3, "write_report": False, **options}
+        options = {
+            "predictor": stand_in(),
+            "baselines": quick,
+            "out": tmp_path / "out",
+            "n_folds": 3,
+            "write_report": False,
+            **options,
+        }
         result = predict_table(table or make_table(), "kind", **options)
         with open(result.predictions_path, newline="", encoding="utf-8") as file:
             return result, list(csv.DictReader(file))
@@ -105,13 +112,15 @@ def test_classes_of_the_test_file_that_were_never_seen_are_counted(run, make_tab
 def test_a_test_file_without_a_feature_column_is_refused_before_any_work(run, make_table, stand_in, tmp_path):
     test = write(make_table(20).drop(["number", "word"]), tmp_path / "test.csv")
     asked = []
-    with pytest.raises(InputError, match="lacks 2 of the 5 feature column.*'number', 'word'"):
+    with pytest.raises(InputError, match=r"lacks 2 of the 5 feature column.*'number', 'word'"):
         run(test=test, predictor=stand_in(asked=asked))
     assert not asked and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, InputError("no"), MemoryError])
-def test_nothing_is_half_written_when_the_prediction_breaks_off(run, stand_in, tmp_path, monkeypatch, error, make_table):
+def test_nothing_is_half_written_when_the_prediction_breaks_off(
+    run, stand_in, tmp_path, monkeypatch, error, make_table
+):
     class Breaks(stand_in):
         calls = 0
 

@@ -59,6 +59,7 @@ def test_quantities_are_refused_unless_called_classes(kind, values):
         ("numeric", [4.0] * 20, "regression", InputError, "one class only"),
         ("categorical", [f"id{i}" for i in range(20)], "auto", InputError, "identifier: 20 different values in 20"),
         ("numeric", [i / 7 for i in range(20)], "classification", InputError, "identifier"),
+        ("categorical", [f"c{i}" for i in range(101)] * 3, "auto", InputError, "101 classes; at most 100"),
         ("categorical", ["a", "b"] * 10, "regression", ConfigError, "needs a target of numbers"),
         ("categorical", ["a", "b"] * 10, "clasification", ConfigError, "task must be one of"),
     ],
