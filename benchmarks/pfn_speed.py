@@ -37,8 +37,6 @@ def main() -> None:
     model = PFN(standardize=False)
     x0, y0 = batch.context_x[0].numpy(), batch.context_y[0].numpy()
     network = model.fit(x0, y0).network_
-    model.weights, model._pretrained_for = "fit", model._network_key()  # keep the loaded network between tasks
-    model._pretrained_for = (model.prior, model.task, model.preset, model.settings, model.random_state)
     seconds, nll = [], []
     for i in range(n_tasks):
         start = time.perf_counter()

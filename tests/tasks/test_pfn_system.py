@@ -143,9 +143,7 @@ def test_the_arms_are_working_objects() -> None:
     untrained = PFN(settings=TINY, random_state=0).untrained().fit(x, y)
     assert np.isfinite(off.predict(x)).all()
     assert np.isfinite(untrained.predict(x)).all()
-    assert sum(p.numel() for p in off.network_.parameters()) == sum(
-        p.numel() for p in untrained.network_.parameters()
-    )
+    assert sum(p.numel() for p in off.network_.parameters()) == sum(p.numel() for p in untrained.network_.parameters())
 
 
 @pytest.mark.parametrize(

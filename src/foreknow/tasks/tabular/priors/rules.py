@@ -159,7 +159,7 @@ def _apply(
         cell = (digit * power[:, None]).sum(dim=2)
         return _random_codes(cell, int(cell.max()) + 1, n_classes, source)
     if name == "tree":
-        depth = max(2, int((n_classes.max() - 1)).bit_length() + 1)
+        depth = max(2, int(n_classes.max() - 1).bit_length() + 1)
         column, threshold = random_trees(drivers, used.sum(dim=1), 1, depth, source)
         return _random_codes(route(drivers, column, threshold)[..., 0], 2**depth, n_classes, source)
     if name == "product":

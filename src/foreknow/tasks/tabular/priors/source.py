@@ -46,7 +46,7 @@ class Source:
         return (low + (self.uniform(*shape) * (high - low + 1)).long()).minimum(high)
 
     def log_uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """exp of a uniform draw on [ln low, ln high]."""
+        """Exp of a uniform draw on [ln low, ln high]."""
         return self.between(math.log(low), math.log(high), *shape).exp()
 
     def gamma(self, concentration: float | Tensor, *shape: int) -> Tensor:
@@ -72,7 +72,7 @@ class Source:
     # The published two-step draws, one per table.
 
     def trunc_norm_log(self, low: float, high: float, n: int) -> Tensor:
-        """mu log-uniform on [low, high]; sd = mu * logU(.01, 1); N(mu, sd) cut to positive values."""
+        """Mu log-uniform on [low, high]; sd = mu * logU(.01, 1); N(mu, sd) cut to positive values."""
         mean = self.log_uniform(low, high, n).double()
         sd = mean * self.log_uniform(0.01, 1.0, n).double()
         floor = torch.special.ndtr(-mean / sd)
@@ -81,12 +81,12 @@ class Source:
         return x.clamp(1e-9, 1e6).to(self.dtype)
 
     def meta_gamma(self, max_concentration: float, max_scale: float, n: int) -> Tensor:
-        """a = exp U(0, ln max); s = U(0, max_scale); Gamma of shape a and scale s/a, so of mean s."""
+        """A = exp U(0, ln max); s = U(0, max_scale); Gamma of shape a and scale s/a, so of mean s."""
         a = self.log_uniform(1.0, max_concentration, n)
         return self.gamma(a, n) * self.between(0.0, max_scale, n) / a
 
     def meta_beta(self, scale: float, low: float, high: float, n: int) -> Tensor:
-        """scale * Beta(b, k), both parameters uniform on [low, high]."""
+        """Scale * Beta(b, k), both parameters uniform on [low, high]."""
         return scale * self.beta(self.between(low, high, n), self.between(low, high, n))
 
     def meta_choice(self, k: int, n: int, *, low: float = -3.0, high: float = 5.0) -> Tensor:
