@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
@@ -57,6 +57,7 @@ class Tags:
         row_order_invariant: whether shuffling the rows given to `fit` leaves predictions alone.
         column_order_invariant: whether shuffling the columns does.
         batch_split_invariant: whether predictions of a row do not depend on the rows beside it.
+        uses_seed: whether another `random_state` gives another result.
         tolerance: largest absolute difference that counts as equal in these checks.
     """
 
@@ -65,6 +66,7 @@ class Tags:
     row_order_invariant: bool = True
     column_order_invariant: bool = False
     batch_split_invariant: bool = True
+    uses_seed: bool = True
     tolerance: float = 1e-4
 
 
@@ -101,6 +103,8 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
 
     card: ClassVar[Card]
     tags: ClassVar[Tags] = Tags()
+    expected_failures: ClassVar[Mapping[str, str]] = {}
+    """Shared check -> why it must fail; strict (`foreknow.core.checks`)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
