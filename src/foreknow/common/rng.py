@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
 from typing import TYPE_CHECKING
 
@@ -61,3 +63,17 @@ def torch_stream(random_state: object, *names: str, device: str | torch.device =
     generator = torch.Generator(device=device)
     generator.manual_seed(seed_of(random_state, *names))
     return generator
+
+
+@contextmanager
+def seeded_init(seed: int) -> Iterator[None]:
+    """Inside the block torch modules initialise themselves from `seed`; the global state is put back afterwards.
+
+    Layers of torch draw their first weights from the global generator and take no other, so this is the one
+    place that borrows it.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -120,7 +120,7 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
         """Refuse bad settings with a ConfigError; runs first in `fit`."""
 
     def _task(self) -> str:
-        """ "regression", "classification" or "none" (no target); may depend on the settings."""
+        """The kind of target, one of `TASKS`; may depend on the settings."""
         return "none"
 
     def _read_X(self, X: object, *, fitting: bool) -> Any:

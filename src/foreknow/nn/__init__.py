@@ -1,0 +1,17 @@
+"""Network blocks that several rooms share, each a plain `nn.Module`."""
+
+from foreknow.common.lazy import lazy_names as _lazy_names
+
+_PUBLIC = {
+    "BarHead": "foreknow.nn.bar_head",
+    "ContextBlock": "foreknow.nn.attention",
+    "ContextCache": "foreknow.nn.attention",
+    "InducedAttention": "foreknow.nn.attention",
+    "MultiheadAttention": "foreknow.nn.attention",
+    "PoolingAttention": "foreknow.nn.attention",
+    "SetTransformer": "foreknow.nn.attention",
+}
+
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+
+__getattr__, __dir__ = _lazy_names(__name__, _PUBLIC)

@@ -1,0 +1,141 @@
+"""Sizes, the paper's priors, and the two networks that ship."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from foreknow.common.errors import ConfigError
+from foreknow.common.progress import ProgressCallback
+from foreknow.common.validate import check_int, check_option
+from foreknow.core.prior import Simulator
+from foreknow.tasks.pfn.network import PFNNetwork, PFNSettings, pretrain_network
+from foreknow.tasks.pfn.priors.gp import GPPrior
+from foreknow.tasks.pfn.priors.hyper import Gamma
+from foreknow.tasks.pfn.priors.tabular import TabularBNNPrior
+
+SHIPPED = {"regression": "pfn-gp-1d", "classification": "pfn-tabular"}
+"""Task -> name of the network in `foreknow/trained`."""
+
+# Gaussian processes in one dimension, inputs uniform on [0, 1], with unknown lengthscale and noise.
+GP_1D = GPPrior(n_features=1, kernel="rbf", lengthscale=Gamma(3.0, 6.0), noise=Gamma(1.0, 20.0))
+
+# Tables drawn from random tanh networks, 2 to 10 classes.
+TABULAR = TabularBNNPrior.for_tables(n_features=20, n_classes=10)
+
+_PRESETS = {
+    ("quick", "regression"): PFNSettings(width=32, depth=2, n_buckets=40, n_rows=21, batch_size=32, n_steps=150),
+    ("small", "regression"): PFNSettings(),
+    # Fixed-hyper-parameter GP of the paper: d = 5, T = 2010, batch 4 x 25 accumulated.
+    ("paper", "regression"): PFNSettings(
+        width=512,
+        depth=6,
+        n_buckets=1000,
+        n_rows=2010,
+        batch_size=4,
+        accumulate=25,
+        n_steps=1_000_000,
+        lr=1e-4,
+    ),
+    ("quick", "classification"): PFNSettings(width=32, depth=2, n_rows=40, batch_size=16, n_steps=150),
+    ("small", "classification"): PFNSettings(width=96, depth=4, n_rows=100, batch_size=32, n_steps=2000, cut="uniform"),
+    # Tabular run of the paper: up to 100 rows, dropout 0.5, batch 512.
+    ("paper", "classification"): PFNSettings(
+        width=512, depth=5, n_rows=100, batch_size=512, n_steps=10_000, lr=6.3e-5, dropout=0.5, cut="uniform"
+    ),
+}
+
+# What ships, trained on a processor: narrower than published, pre-normalised, averaged weights.
+_SHIPPED_SETTINGS = {
+    "pfn-gp-1d": PFNSettings(
+        width=64, depth=4, n_buckets=250, n_rows=64, batch_size=96, n_steps=12_000, norm="pre", optimizer="adamw",
+        lr=1e-3, ema_decay=0.999,
+    ),
+    "pfn-tabular": PFNSettings(
+        width=128, depth=5, n_rows=192, batch_size=16, n_steps=12_000, norm="pre", optimizer="adamw", lr=1e-3,
+        ema_decay=0.999, cut="uniform",
+    ),
+}  # fmt: skip
+
+
+def paper_prior(task: str) -> Simulator:
+    """The prior behind `prior="paper"` and behind the shipped network of this task."""
+    return GP_1D if task == "regression" else TABULAR
+
+
+def preset_settings(preset: str, task: str) -> PFNSettings:
+    """Sizes and budget of a preset."""
+    return _PRESETS[preset, task]
+
+
+def pretrain_shipped(
+    name: str | None = None,
+    *,
+    minutes: float | None = None,
+    n_steps: int | None = None,
+    preset: str | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    resume: bool = False,
+    out: Path,
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
+) -> dict[str, Any]:
+    """Train one of the shipped networks, or go on with it.
+
+    Args:
+        name: a value of `SHIPPED`; the regression network by default.
+        minutes: wall-clock budget; the schedule finishes within it.
+        n_steps: steps instead.
+        preset: a preset's sizes instead of those of the shipped network.
+        device, devices: where to train.
+        resume: go on from the state in `out`.
+        out: folder for `<name>.safetensors` (weights), `<name>.state.safetensors` and `<name>.log.jsonl`.
+        seed: of weights and draws.
+        progress: told after every step.
+
+    Returns:
+        Paths, steps, seconds and the last loss.
+    """
+    chosen = check_option("pfn", "weights", name or SHIPPED["regression"], tuple(SHIPPED.values()))
+    task = next(task for task, known in SHIPPED.items() if known == chosen)
+    if minutes is not None and n_steps is not None:
+        raise ConfigError("pretrain: give minutes or steps, not both.")
+    settings = preset_settings(preset, task) if preset else _SHIPPED_SETTINGS[chosen]
+    if n_steps is not None:
+        settings = replace(settings, n_steps=check_int("pretrain", "n_steps", n_steps, low=1))
+    out.mkdir(parents=True, exist_ok=True)
+    prior = paper_prior(task)
+    state, log = out / f"{chosen}.state.safetensors", out / f"{chosen}.log.jsonl"
+    network, result = pretrain_network(
+        prior,
+        settings,
+        seed=seed,
+        minutes=minutes,
+        device=device,
+        devices=devices,
+        progress=progress,
+        log_path=log,
+        checkpoint_path=state,
+        resume=resume,
+    )
+    training = {
+        "command": f"foreknow pretrain pfn --weights {chosen}"
+        + (f" --minutes {minutes:g}" if minutes else f" --steps {settings.n_steps}")
+        + f" --seed {seed}",
+        "seed": seed,
+        "steps": result.steps,
+        "tasks_seen": result.steps * settings.batch_size * settings.accumulate,
+        "seconds": round(result.seconds, 1),
+        "loss": result.last_loss,
+        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
+    }
+    weights = out / f"{chosen}.safetensors"
+    save_weights(network, prior, training, weights)
+    return {"weights": str(weights), "state": str(state), "log": str(log), **training}
+
+
+def save_weights(network: PFNNetwork, prior: Simulator, training: dict[str, Any], path: Path) -> None:
+    """Write a network as it ships: half precision, with its prior and training record in the header."""
+    network.to_checkpoint(prior, training).save(path, half=True)

@@ -1,0 +1,207 @@
+"""Fitting the stacking network to a prior over tables: task shapes, batches of head scores, the run itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foreknow.common.device import resolve_device
+from foreknow.common.progress import ProgressCallback
+from foreknow.common.rng import numpy_stream, seed_of, seeded_init, torch_stream
+from foreknow.common.validate import check_int
+from foreknow.core.batch import Batch
+from foreknow.core.records import record, to_json
+from foreknow.tasks.tabular.features import FeatureMap, drop_empty
+from foreknow.tasks.tabular.heads import FittedHeads, HeadSettings
+from foreknow.tasks.tabular.network import StackNetwork, StackSettings
+from foreknow.tasks.tabular.priors import TablePrior
+from foreknow.train.config import TrainConfig
+from foreknow.train.loop import TrainResult, train
+
+
+@record
+@dataclass(frozen=True)
+class TaskShapes:
+    """Sizes of the tables drawn in training; one draw per step, shared by the tables of the step.
+
+    Args:
+        n_rows: smallest and largest number of rows, log-uniform.
+        n_features: smallest and largest number of columns, log-uniform.
+        n_classes: smallest and largest number of classes.
+        p_binary: probability of the smallest number of classes; else uniform on all.
+        context_share: smallest and largest share of the rows that are context.
+        tokens: (row, class) pairs of a step, which sets the number of tables.
+    """
+
+    n_rows: tuple[int, int] = (96, 384)
+    n_features: tuple[int, int] = (2, 24)
+    n_classes: tuple[int, int] = (2, 10)
+    p_binary: float = 0.4
+    context_share: tuple[float, float] = (0.5, 0.85)
+    tokens: int = 9000
+
+    def __post_init__(self) -> None:
+        check_int("TaskShapes", "tokens", self.tokens, low=1)
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, int, int, int, int]:
+        """(tables, context rows, query rows, columns, classes) of one step."""
+        n = round(float(np.exp(rng.uniform(*np.log(self.n_rows)))))
+        d = round(float(np.exp(rng.uniform(*np.log(self.n_features)))))
+        low, high = self.n_classes
+        c = low if rng.uniform() < self.p_binary else int(rng.integers(low, high + 1))
+        n_context = max(int(n * rng.uniform(*self.context_share)), 2 * c)
+        n_query = max(n - n_context, 1)
+        return max(self.tokens // ((n_context + n_query) * c), 1), n_context, n_query, d, c
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """What the network trains on: head scores, labels, and where they came from."""
+
+    context_scores: Tensor  # b n c h
+    query_scores: Tensor  # b m c h
+    labels: Tensor  # b n c
+    query_y: Tensor  # b m
+
+    def to(self, device: torch.device | str) -> ScoredBatch:
+        """The same batch elsewhere."""
+        return ScoredBatch(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def scored(batch: Batch, n_classes: int, settings: HeadSettings, generator: torch.Generator) -> ScoredBatch:
+    """Features and head scores of a batch of tables, without gradients."""
+    with torch.no_grad():
+        categorical = batch.info.get("is_categorical")
+        features = FeatureMap.of(batch.context_x, categorical)
+        context, query = drop_empty(features(batch.context_x), features(batch.query_x))
+        labels = F.one_hot(batch.context_y.long(), n_classes).to(context.dtype)
+        heads = FittedHeads.fit(context, labels, settings, generator)
+        new = heads.predict(query)
+    assert batch.query_y is not None  # simulated tables know their targets
+    return ScoredBatch(heads.left_out, new, labels, batch.query_y.long())
+
+
+@dataclass(frozen=True)
+class StackBatches:
+    """Step -> scored tables; a function of the step alone, picklable."""
+
+    members: tuple[TablePrior, ...]
+    weights: tuple[float, ...]
+    shapes: TaskShapes
+    heads: HeadSettings
+    seed: int
+    device: str
+
+    def __call__(self, step: int) -> ScoredBatch:
+        rng = numpy_stream(self.seed, "shape", str(step))
+        n_tables, n_context, n_query, d, c = self.shapes.draw(rng)
+        share = np.array(self.weights) / sum(self.weights)
+        # Tables of one step come from several members, so that no step is all of one kind.
+        counts = rng.multinomial(n_tables, share)
+        parts = []
+        for index, (member, count) in enumerate(zip(self.members, counts)):
+            if count:
+                prior = replace(member, n_features=d, n_classes=c, min_classes=c)
+                generator = torch_stream(self.seed, "tables", str(step), str(index), device=self.device)
+                parts.append(prior.sample(int(count), n_context=n_context, n_query=n_query, generator=generator))
+        trees = torch_stream(self.seed, "trees", str(step), device=self.device)
+        return scored(_joined(parts), c, self.heads, trees)
+
+
+def _joined(parts: Sequence[Batch]) -> Batch:
+    info = {"is_categorical": torch.cat([part.info["is_categorical"] for part in parts])}
+    targets = [part.query_y for part in parts if part.query_y is not None]
+    return Batch(
+        torch.cat([part.context_x for part in parts]),
+        torch.cat([part.context_y for part in parts]),
+        torch.cat([part.query_x for part in parts]),
+        torch.cat(targets),
+        info,
+    )
+
+
+def stack_loss(module: StackNetwork, batch: ScoredBatch) -> Tensor:
+    """Mean negative log-likelihood of the query labels, in nats."""
+    logits = module(batch.context_scores, batch.query_scores, batch.labels)
+    return F.cross_entropy(logits.flatten(0, 1), batch.query_y.flatten())
+
+
+def pretrain_stack(
+    members: Sequence[TablePrior],
+    weights: Sequence[float],
+    *,
+    settings: StackSettings | None = None,
+    shapes: TaskShapes | None = None,
+    n_steps: int = 4000,
+    minutes: float | None = None,
+    lr: float = 2e-3,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    devices: int = 1,
+    progress: ProgressCallback | None = None,
+    log_path: Path | None = None,
+    checkpoint_path: Path | None = None,
+    resume: bool = False,
+    network: StackNetwork | None = None,
+) -> tuple[StackNetwork, TrainResult]:
+    """Fit a stacking network to tables drawn from a mixture of priors.
+
+    Args:
+        members: the priors.
+        weights: their shares.
+        settings: sizes; the network's own if one is given.
+        shapes: sizes of the tables.
+        n_steps: optimiser steps.
+        minutes: wall-clock budget instead of steps.
+        lr: peak learning rate.
+        seed: of weights and draws.
+        device, devices: where to train.
+        progress: told after steps.
+        log_path: JSONL file of losses.
+        checkpoint_path: file of the training state.
+        resume: go on from `checkpoint_path`.
+        network: start from this one.
+    """
+    place = resolve_device(device)
+    shapes = shapes or TaskShapes()
+    if network is None:
+        with seeded_init(seed_of(seed, "init")):
+            network = StackNetwork(settings or StackSettings())
+    batches = StackBatches(tuple(members), tuple(weights), shapes, network.settings.heads, seed, place.type)
+    config = TrainConfig(
+        n_steps=None if minutes else n_steps,
+        minutes=minutes,
+        lr=lr,
+        optimizer="adamw",
+        warmup_fraction=0.03,
+        clip_norm=1.0,
+        ema_decay=0.995,
+        seed=seed,
+    )
+    identity: dict[str, Any] = {
+        "members": [to_json(member) for member in members],
+        "weights": list(weights),
+        "shapes": asdict(shapes),
+        "settings": to_json(network.settings),
+    }
+    result = train(
+        network,
+        stack_loss,
+        batches,
+        config,
+        device=place,
+        devices=devices,
+        progress=progress,
+        log_path=log_path,
+        checkpoint_path=checkpoint_path,
+        resume=resume,
+        identity=identity,
+    )
+    return network.eval(), result
