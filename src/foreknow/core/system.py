@@ -369,7 +369,10 @@ def read_classes(owner: str, y: Any, n_rows: int) -> tuple[NDArray[np.int64], ND
     """
     if y is None:
         raise InputError(f"{owner}: requires y to be passed, but the target y is None.")
-    labels = np.asarray(y)
+    try:
+        labels = np.asarray(y)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{owner}: y cannot be read as an array of labels: {error}") from error
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
@@ -379,7 +382,7 @@ def read_classes(owner: str, y: Any, n_rows: int) -> tuple[NDArray[np.int64], ND
             f"{owner}: Found input variables with inconsistent numbers of samples: "
             f"X has {n_rows} rows, y has {len(labels)}."
         )
-    missing = np.array([value is None or value != value for value in labels.tolist()], dtype=bool)
+    missing = np.array([_is_missing(value) for value in labels.tolist()], dtype=bool)
     if missing.any():
         raise InputError(
             f"{owner}: y contains NaN or None, first at row {int(missing.argmax())} ({int(missing.sum())} in all).",
@@ -398,6 +401,11 @@ def read_classes(owner: str, y: Any, n_rows: int) -> tuple[NDArray[np.int64], ND
             hint="Check the target column.",
         )
     return codes.astype(np.int64), classes
+
+
+def _is_missing(label: object) -> bool:
+    """None, NaN, NaT, and pandas.NA (whose comparisons are neither true nor false)."""
+    return label is None or type(label).__name__ == "NAType" or bool(label != label)
 
 
 def _as_prior(value: object) -> Prior:
