@@ -100,7 +100,7 @@ def watch() -> Iterator[Trace]:
             trace.printed = output.getvalue()
             trace.files = sorted(os.listdir(folder))
             trace.warnings = list(caught or [])
-            _put_back(states, {**settings, "os.getcwd()": folder_before})
+            put_back(states, {**settings, "os.getcwd()": folder_before})
 
 
 @contextlib.contextmanager
@@ -126,7 +126,8 @@ def _no_network(attempts: list[str]) -> Iterator[None]:
         socket.socket, socket.getaddrinfo = plain, lookup  # type: ignore[misc]
 
 
-def _put_back(states: dict[str, Any], settings: dict[str, Any]) -> None:
+def put_back(states: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Restore what `random_states()` and `process_settings()` said."""
     random.setstate(states["random"])
     keys, position, has_gauss, cached = states["numpy.random"]
     np.random.set_state(("MT19937", np.frombuffer(keys, dtype=np.uint32), position, has_gauss, cached))
