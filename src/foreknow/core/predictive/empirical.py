@@ -117,7 +117,7 @@ class Empirical(Predictive):
         return (self._mass * gain.clamp(min=0)).sum(-1)
 
     def _sorted(self) -> tuple[Tensor, Tensor]:
-        """Draws in ascending order and their running weight in double precision, ending in exactly 1, both (*batch, n)."""
+        """Draws in ascending order and their running weight, float64, ending in exactly 1; both (*batch, n)."""
         draws, order = self._draws.sort(-1)
         cumulative = self._mass.gather(-1, order).double().cumsum(-1)
         return draws, cumulative / cumulative[..., -1:]
