@@ -213,7 +213,7 @@ def test_dropout_acts_in_training_only() -> None:
     context, query = randn(1, 5, WIDTH), randn(1, 3, WIDTH, name="q")
     assert close(net(context, query), net(context, query), 0.0)
     net.train()
-    with seeded_init(0, "dropout"):
+    with seeded_init(0):
         assert not close(net(context, query), net(context, query), 1e-3)
 
 

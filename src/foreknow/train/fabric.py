@@ -108,9 +108,7 @@ def _in_process(_silent: Any, run: Callable[[Any, Any], Any], job: Any, relay: A
     for tensor in (*job.module.parameters(), *job.module.buffers()):
         tensor.data = tensor.data.clone()  # tensors arrive in memory that all processes share
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            result = run(fabric, job)
+        result = run(fabric, job)
     except ForeknowError as error:
         relay.put(error)
         raise

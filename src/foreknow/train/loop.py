@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foreknow.common.device import has_fast_bf16, resolve_device
-from foreknow.common.errors import CheckpointError, ConfigError, ConvergenceError
+from foreknow.common.errors import CheckpointError, ConfigError, ConvergenceError, InputError
 from foreknow.common.progress import Progress, ProgressCallback
 from foreknow.common.rng import seed_of
 from foreknow.common.validate import check_int
 from foreknow.train import fabric as launch
+from foreknow.train.borrowed import catch_interrupt, default_generators, global_state_put_back, move
 from foreknow.train.config import TrainConfig
 from foreknow.train.log import JsonlLog
 from foreknow.train.optim import MovingAverage, build_optimizers
@@ -169,6 +167,7 @@ def train(
 
     Raises:
         ConfigError: unusable settings, a loss that is not a scalar with a gradient.
+        InputError: a folder to write to does not exist.
         CheckpointError: the state to resume from is damaged or of another network, setting or identity.
         ConvergenceError: `config.max_bad_steps` steps in a row without a finite loss and gradient.
         TrainingInterrupted: after Ctrl-C, once the current step is finished and the state saved. A second
@@ -176,6 +175,11 @@ def train(
     """
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise ConfigError("train: the module has no parameter that requires a gradient.")
+    if checkpoint_path is not None and not Path(checkpoint_path).parent.is_dir():
+        folder = Path(checkpoint_path).parent
+        raise InputError(
+            f"train: the folder {str(folder)!r} of checkpoint_path does not exist.", hint=f"Make it: mkdir -p {folder}"
+        )
     if resume and checkpoint_path is None:
         raise ConfigError("train: resume=True needs checkpoint_path.")
     check_int("train", "devices", devices, low=1)
@@ -200,8 +204,10 @@ def train(
     if devices == 1:
         result = _run(launch.make_fabric(chosen, 1), job)
     else:
-        with _catch_interrupt():  # the processes hear of it too, and finish their step
+        with catch_interrupt() as interrupted:  # the processes hear of it too, and finish their step
             result = launch.run_in_processes(_run, chosen, devices, job)
+        if interrupted.is_set():
+            result = replace(result, stopped_by="interrupt")
     if result.stopped_by == "interrupt":
         raise TrainingInterrupted(result)
     return result
@@ -273,7 +279,7 @@ class _Run:
                     stopped_by = "steps" if by_steps else "minutes"
                     break
                 if stop_now or (self.world == 1 and (asked_to_stop or stop.is_set())):
-                    stopped_by = "callback" if asked_to_stop and not stop.is_set() else "interrupt"
+                    stopped_by = "callback" if asked_to_stop else "interrupt"
                     break
                 info, stop_now = self._one_step(started, asked_to_stop or stop.is_set())
                 if self.rank:
@@ -298,6 +304,8 @@ class _Run:
             self._save(job.checkpoint_path)
         if self.average is not None:
             self.average.write_to_module()
+        if stop.is_set():  # even in the last step: Ctrl-C is never swallowed
+            stopped_by = "interrupt"
         return TrainResult(
             steps=self.step,
             seconds=self.seconds,
@@ -319,7 +327,7 @@ class _Run:
         total = torch.zeros((), device=self.device)
         for part in range(config.accumulate):
             index = (self.step * config.accumulate + part) * self.world + self.rank
-            batch = _move(self.job.batches(index), self.device)
+            batch = move(self.job.batches(index), self.device)
             last = part + 1 == config.accumulate
             with self.fabric.no_backward_sync(self.wrapped, enabled=not last):
                 loss = self.wrapped(batch)
@@ -354,7 +362,7 @@ class _Run:
 
     def _seed_dropout(self) -> None:
         seed = seed_of(self.config.seed, "train", str(self.step), str(self.rank))
-        for generator in _default_generators(self.device):
+        for generator in default_generators(self.device):
             generator.manual_seed(seed)
 
     def _clip(self) -> Tensor:
@@ -440,7 +448,7 @@ class _Run:
                 setattr(self, name, info["counters"][name])
             if self.average is not None:
                 self.average.n_updates = info["counters"]["n_updates"]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"the training state {str(path)!r} is incomplete ({type(error).__name__}: {error}).",
                 hint="Start again without resuming, or restore the file.",
@@ -449,65 +457,9 @@ class _Run:
 
 
 def _run(fabric: Any, job: _Job) -> TrainResult:
-    with _catch_interrupt() as stop, _global_state_put_back(fabric.device):
+    with catch_interrupt() as stop, global_state_put_back(fabric.device):
         run = _Run(fabric, job)
         result = run.go(stop)
     if job.weights_path is not None and fabric.global_rank == 0:
         save_state(job.weights_path, pack(job.module, [], None), {})
     return result
-
-
-def _move(batch: Any, device: torch.device) -> Any:
-    if hasattr(batch, "to"):
-        return batch.to(device)
-    if isinstance(batch, dict):
-        return {key: _move(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_move(value, device) for value in batch))
-    if isinstance(batch, list | tuple):
-        return type(batch)(_move(value, device) for value in batch)
-    return batch
-
-
-def _default_generators(device: torch.device) -> list[torch.Generator]:
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index or 0])
-    return generators
-
-
-@contextmanager
-def _global_state_put_back(device: torch.device) -> Iterator[None]:
-    """Lend torch's global generators to the loop (dropout has no other source) and restore them."""
-    if device.type == "cuda":
-        torch.cuda.init()  # type: ignore[no-untyped-call]
-    generators = _default_generators(device)
-    states = [generator.get_state() for generator in generators]
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states):
-            generator.set_state(state)
-
-
-@contextmanager
-def _catch_interrupt() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second one interrupts as usual. Only in the main thread."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.getsignal(signal.SIGINT)
-    if before is None or before is signal.SIG_IGN:  # not Python's to handle, or switched off for this process
-        yield stop
-        return
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

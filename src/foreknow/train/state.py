@@ -22,7 +22,7 @@ def save_state(path: str | Path, tensors: Mapping[str, Tensor], info: Mapping[st
     """Write tensors and `info` (JSON types) to `path` in one step; an older file stays until the new one is whole."""
     from safetensors.torch import save_file
 
-    header = json.dumps({"format": FORMAT, "version": VERSION, **info}, allow_nan=False)
+    header = json.dumps({"format": FORMAT, "version": VERSION, "n_tensors": len(tensors), **info}, allow_nan=False)
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(plain, temporary, metadata={"training_state": header})
@@ -47,6 +47,8 @@ def load_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     if not isinstance(info, dict) or info.get("format") != FORMAT or info.get("version") != VERSION:
         raise CheckpointError(f"{str(path)!r} is not a training state of version {VERSION}.")
+    if info.get("n_tensors") != len(tensors):
+        raise CheckpointError(f"{str(path)!r} is not a whole training state: it holds {len(tensors)} tensors.")
     return tensors, info
 
 
@@ -70,14 +72,21 @@ def unpack(
     optimizers: list[torch.optim.Optimizer],
     average: MovingAverage | None,
 ) -> None:
-    """Put the tensors of `pack` back in place."""
+    """Put the tensors of `pack` back in place.
+
+    Raises:
+        KeyError, IndexError, ValueError, RuntimeError: if names or shapes do not fit.
+    """
     module.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
     for j, optimizer in enumerate(optimizers):
         whole = optimizer.state_dict()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         whole["state"] = {}
         for name, tensor in tensors.items():
             if name.startswith(f"optimizer.{j}."):
                 _, _, i, key = name.split(".", 3)
+                if tensor.ndim and tensor.shape != parameters[int(i)].shape:
+                    raise ValueError(f"{name} has shape {tuple(tensor.shape)}")
                 whole["state"].setdefault(int(i), {})[key] = tensor
         optimizer.load_state_dict(whole)
     if average is not None:

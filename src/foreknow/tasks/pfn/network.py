@@ -28,7 +28,8 @@ from foreknow.core.prior import Simulator
 from foreknow.core.records import from_json, record, to_json
 from foreknow.nn.attention import ContextCache, SetTransformer
 from foreknow.nn.bar_head import BarHead
-from foreknow.train.loop import TrainConfig, TrainResult, train
+from foreknow.train.config import TrainConfig
+from foreknow.train.loop import TrainResult, train
 
 
 @record
@@ -94,6 +95,9 @@ class PFNNetwork(nn.Module):
     Cost: O((n + m) n) in context rows n and query rows m, O(d) in columns.
     """
 
+    x_shift: Tensor
+    x_scale: Tensor
+
     def __init__(
         self, n_features: int, n_classes: int, settings: PFNSettings, borders: Float[Tensor, " k_plus_1"] | None = None
     ) -> None:
@@ -105,6 +109,8 @@ class PFNNetwork(nn.Module):
         self.n_classes = n_classes
         self.settings = settings
         self.x_encoder = nn.Linear(n_features, width)
+        self.register_buffer("x_shift", torch.tensor(0.0))
+        self.register_buffer("x_scale", torch.tensor(1.0))
         self.y_encoder = nn.Linear(max(n_classes, 1), width)
         self.transformer = SetTransformer(
             width, settings.depth, settings.n_heads, 2 * width, norm=settings.norm, dropout=settings.dropout
@@ -122,14 +128,20 @@ class PFNNetwork(nn.Module):
             raise ConfigError("PFNNetwork: a network for classes has no borders.")
         return self.head.borders
 
+    def _embed(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n e"]:
+        """Tokens of the inputs; missing cells count as the prior's mean."""
+        embedded: Tensor = self.x_encoder(((x - self.x_shift) * self.x_scale).nan_to_num(0.0))
+        return embedded
+
     def encode(self, context_x: Float[Tensor, "b n d"], context_y: Float[Tensor, "b n"]) -> ContextCache:
         """The context as keys and values of every layer; done once for any number of queries."""
         labels = F.one_hot(context_y.long(), self.n_classes).to(context_x) if self.n_classes else context_y[..., None]
-        return self.transformer.encode_context(self.x_encoder(context_x) + self.y_encoder(labels))
+        return self.transformer.encode_context(self._embed(context_x) + self.y_encoder(labels))
 
     def read(self, cache: ContextCache, query_x: Float[Tensor, "b m d"]) -> Float[Tensor, "b m k"]:
         """Logits of every query, over classes or buckets."""
-        return self.head(self.transformer.read(cache, self.x_encoder(query_x)))
+        logits: Tensor = self.head(self.transformer.read(cache, self._embed(query_x)))
+        return logits
 
     def forward(
         self, context_x: Float[Tensor, "b n d"], context_y: Float[Tensor, "b n"], query_x: Float[Tensor, "b m d"]
@@ -194,7 +206,12 @@ def build_network(prior: Simulator, settings: PFNSettings, *, seed: int = 0) -> 
         assert draws is not None  # a simulator knows its targets
         borders = borders_from_samples(draws.flatten(), settings.n_buckets)
     with seeded_init(seed_of(seed, "init")):
-        return PFNNetwork(prior.n_features, n_classes, settings, borders)
+        network = PFNNetwork(prior.n_features, n_classes, settings, borders)
+    if getattr(prior, "x", None) == "uniform":
+        # Inputs on [0, 1] barely move a freshly drawn layer: spread them to mean 0 and standard deviation 2.
+        network.x_shift.fill_(0.5)
+        network.x_scale.fill_(2 * math.sqrt(12.0))
+    return network
 
 
 def draw_cut(settings: PFNSettings, generator: torch.Generator) -> int:
@@ -295,7 +312,8 @@ class _Batches:
         )
 
 
-def _loss(module: PFNNetwork, batch: Batch) -> Tensor:
+def _loss(module: nn.Module, batch: Batch) -> Tensor:
     """Mean negative log-likelihood of a batch's query targets, in nats."""
+    assert isinstance(module, PFNNetwork) and batch.query_y is not None  # simulators know their targets
     logits = module(batch.context_x, batch.context_y, batch.query_x)
     return module.nll(logits, batch.query_y).mean()

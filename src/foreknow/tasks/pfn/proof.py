@@ -1,8 +1,8 @@
 """The small proofs of `pfn`: A the gap to the exact posterior, B speed at equal likelihood, C calibration.
 
-A. One-dimensional Gaussian process, RBF lengthscale 0.2, noise sd 0.1: the exact posterior is the oracle. Arms: the network
-   fitted to this prior (on), to targets shuffled over rows (off), to a lengthscale five times too long (wrong), never
-   fitted (untrained), and the marginal of the prior (plain).
+A. One-dimensional Gaussian process, RBF lengthscale 0.2, noise sd 0.1: the exact posterior is the oracle. Arms: the
+   network fitted to this prior (on), to targets shuffled over rows (off), to a lengthscale five times too long
+   (wrong), never fitted (untrained), and the marginal of the prior (plain).
 B. Unknown lengthscale and noise: the shipped network against maximum likelihood of the hyper-parameters (MLE-II,
    scikit-learn) and an importance-weighted mixture over draws of the hyper-parameters.
 C. Calibration of A's network on held-out tasks: coverage of its 90% intervals and the histogram of its PIT values.
@@ -216,7 +216,7 @@ def _proof_b(n_tasks: int) -> tuple[list[Claim], list[dict[str, object]], list[s
                 high=0.02,
                 interval=(low, high),
                 unit="nat",
-            )  # fmt: skip
+            )
         )
         claims.append(Claim(f"B: times faster than MLE-II at n={n}, tasks in one batch", mle_seconds / batched, low=50))
         claims.append(
@@ -289,7 +289,7 @@ def _nll_exact(batch: Batch) -> Array:
     assert batch.query_y is not None
     precise = batch.to(dtype=torch.float64)
     assert precise.query_y is not None
-    return -ORACLE_PRIOR.exact(precise).log_prob(precise.query_y).numpy().mean(axis=1)
+    return np.asarray(-ORACLE_PRIOR.exact(precise).log_prob(precise.query_y).numpy().mean(axis=1))
 
 
 def _simulator(prior: object) -> Simulator:

@@ -86,7 +86,7 @@ class Posterior:
         x = torch.nn.functional.pad(x, (0, self.network.n_features - x.shape[-1]))
         parts = []
         with torch.inference_mode():
-            for chunk in x.split(self.chunk_size, dim=1):
+            for chunk in torch.split(x, self.chunk_size, dim=1):
                 logits = self.network.read(self.cache, chunk)[0]
                 parts.append(logits[:, : self.n_classes] if self.n_classes else logits)
         dist = self.network.distribution(torch.cat(parts))

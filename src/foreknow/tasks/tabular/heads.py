@@ -151,7 +151,7 @@ class RandomTrees:
         level = torch.arange(_DEPTH, device=rows.device).repeat(self.n_trees)
         tree = torch.arange(self.n_trees, device=rows.device).repeat_interleave(_DEPTH)
         weight = torch.where(level < 2 + tree % (_DEPTH - 1), 2**level, torch.zeros_like(level))
-        codes = (answers * weight).unflatten(2, (self.n_trees, _DEPTH)).sum(dim=-1)
+        codes = (answers * weight).reshape(b, m, self.n_trees, _DEPTH).sum(dim=-1)
         offset = 2**_DEPTH * torch.arange(self.n_trees, device=rows.device)
         hot = rows.new_zeros(b, m, self.n_trees * 2**_DEPTH)
         return hot.scatter_(2, codes + offset, self.n_trees**-0.5)

@@ -68,7 +68,8 @@ class StackLayer(nn.Module):
 
     def keys_values(self, context: Float[Tensor, "b c n e"]) -> KeysValues:
         """Keys and values of the context rows, one set per table and class."""
-        return self.attention.keys_values(self.attention_norm(context).flatten(0, 1))
+        pair: KeysValues = self.attention.keys_values(self.attention_norm(context).flatten(0, 1))
+        return pair
 
     def forward(self, tokens: Float[Tensor, "b c m e"], keys_values: KeysValues) -> Float[Tensor, "b c m e"]:
         """The tokens after reading the context and each other class."""
@@ -77,7 +78,8 @@ class StackLayer(nn.Module):
         own = self.mlp_norm(tokens)
         others = torch.cat([own.mean(dim=1, keepdim=True), own.amax(dim=1, keepdim=True)], dim=-1)
         mixed = torch.cat([own, others.expand(-1, own.shape[1], -1, -1)], dim=-1)
-        return tokens + self.mlp_out(F.gelu(self.mlp_in(mixed)))
+        changed: Tensor = tokens + self.mlp_out(F.gelu(self.mlp_in(mixed)))
+        return changed
 
 
 class StackNetwork(nn.Module):
@@ -125,15 +127,17 @@ class StackNetwork(nn.Module):
             ],
             dim=-1,
         )
-        return self.encoder(features).transpose(1, 2)
+        encoded: Tensor = self.encoder(features)
+        return encoded.transpose(1, 2)
 
     def encode(
         self, scores: Float[Tensor, "b n c h"], labels: Float[Tensor, "b n c"], frequency: Float[Tensor, "b c"]
     ) -> list[KeysValues]:
         """Keys and values of the context in every layer."""
         tokens = self.tokens(scores, labels, frequency, scores.shape[1])
-        cache = []
+        cache: list[KeysValues] = []
         for layer in self.layers:
+            assert isinstance(layer, StackLayer)
             cache.append(layer.keys_values(tokens))
             tokens = layer(tokens, cache[-1])
         return cache
@@ -147,7 +151,8 @@ class StackNetwork(nn.Module):
             tokens = layer(tokens, pair)
         written = self.out(self.out_norm(tokens)).transpose(1, 2)  # b m c (h + 1)
         weight = self.temperature / scores.shape[-1] + written[..., :-1]
-        return (weight * scores).sum(dim=-1) + written[..., -1] + 0.5 * frequency.log()[:, None]
+        logits: Tensor = (weight * scores).sum(dim=-1) + written[..., -1] + 0.5 * frequency.log()[:, None]
+        return logits
 
     def forward(
         self,
@@ -158,6 +163,13 @@ class StackNetwork(nn.Module):
         """`read(encode(context), query)`."""
         frequency = class_frequency(labels)
         return self.read(self.encode(context_scores, labels, frequency), query_scores, frequency)
+
+    @torch.no_grad()
+    def silence(self) -> None:
+        """Forget what training taught: the heads are averaged, as before the first step."""
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.temperature.fill_(self.settings.initial_temperature)
 
     def to_checkpoint(self, prior: object, training: dict[str, Any]) -> Checkpoint:
         """The network, the prior it was fitted to and how, ready to be saved."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foreknow.common.device import resolve_device
@@ -127,7 +127,7 @@ def _joined(parts: Sequence[Batch]) -> Batch:
     )
 
 
-def stack_loss(module: StackNetwork, batch: ScoredBatch) -> Tensor:
+def stack_loss(module: nn.Module, batch: ScoredBatch) -> Tensor:
     """Mean negative log-likelihood of the query labels, in nats."""
     logits = module(batch.context_scores, batch.query_scores, batch.labels)
     return F.cross_entropy(logits.flatten(0, 1), batch.query_y.flatten())

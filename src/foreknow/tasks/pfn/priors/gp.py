@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 KERNELS = ("rbf", "matern12", "matern32", "matern52")
 INPUTS = ("uniform", "normal")
-_ORACLE_CELLS = 2 * 10**7  # covariance cells the mixture oracle holds at a time, 160 MB
+_ORACLE_CELLS = 10**6  # covariance cells the mixture oracle holds at a time: few enough for the cache
 
 
 @register(CARD)

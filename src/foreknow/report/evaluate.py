@@ -1,0 +1,306 @@
+"""Cross-validated quality of a predictor against plain baselines, on the same rows and folds."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreknow.common.errors import ForeknowWarning, InputError
+from foreknow.common.progress import ProgressCallback, Reporter
+from foreknow.common.rng import numpy_stream, seed_of
+from foreknow.common.timing import Stopwatch
+from foreknow.common.validate import check_int
+from foreknow.data.table import Table
+from foreknow.report.baselines import BASELINES, Baseline, as_numbers
+from foreknow.report.scores import Score, log_losses, mean_score, score
+from foreknow.report.target import Target, read_target
+
+OURS = "foreknow"
+MAX_ROWS = 20_000
+"""Larger tables are evaluated on a stratified sample of this many rows."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one predictor reached.
+
+    Args:
+        name: of the predictor.
+        probabilities: out-of-fold class probabilities of the evaluated rows, shape (n, k).
+        scores: "accuracy", "auc", "log_loss", "brier", "ece", each with its interval.
+        seconds: of fitting and predicting, all folds together.
+        excess: its log-loss minus ours on the same rows, with a paired interval; positive where ours is better.
+            None for ours.
+    """
+
+    name: str
+    probabilities: NDArray[np.float64]
+    scores: Mapping[str, Score]
+    seconds: float
+    excess: Score | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the probabilities, in JSON types."""
+        return {
+            "name": self.name,
+            **{name: value.to_dict() for name, value in self.scores.items()},
+            "log_loss_minus_ours": self.excess.to_dict() if self.excess else None,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome of `evaluate`.
+
+    Args:
+        target: the column, its classes, and the class of every row of the table.
+        rows: positions of the evaluated rows in the table, shape (n,).
+        folds: fold in which each evaluated row was held out, shape (n,).
+        arms: ours first, then the baselines.
+        seed: of folds, sampling and baselines.
+        warnings: what was left out or cut short, one sentence each.
+        seconds: wall-clock time of it all.
+    """
+
+    target: Target
+    rows: NDArray[np.int64]
+    folds: NDArray[np.int64]
+    arms: tuple[Arm, ...]
+    seed: int
+    warnings: tuple[str, ...]
+    seconds: float
+
+    @property
+    def truth(self) -> NDArray[np.int64]:
+        """Class codes of the evaluated rows, shape (n,)."""
+        return self.target.codes[self.rows]
+
+    @property
+    def n_folds(self) -> int:
+        return int(self.folds.max()) + 1
+
+    @property
+    def ours(self) -> Arm:
+        return self.arms[0]
+
+    @property
+    def best_baseline(self) -> Arm | None:
+        """The baseline with the lowest log-loss."""
+        return min(self.arms[1:], key=lambda arm: arm.scores["log_loss"].value, default=None)
+
+    @property
+    def verdict(self) -> str:
+        """Ours against the best baseline by log-loss: "better", "worse", "even" (interval holds 0) or "alone"."""
+        best = self.best_baseline
+        if best is None or best.excess is None:
+            return "alone"
+        return "better" if best.excess.low > 0 else "worse" if best.excess.high < 0 else "even"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record in JSON types, without the rows."""
+        return {
+            "target": self.target.name,
+            "classes": list(self.target.classes),
+            "n_rows": len(self.rows),
+            "n_folds": self.n_folds,
+            "verdict": self.verdict,
+            "arms": [arm.to_dict() for arm in self.arms],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def evaluate(
+    table: Table,
+    target: str,
+    *,
+    predictor: Any,
+    baselines: Mapping[str, Baseline] = BASELINES,
+    n_folds: int = 5,
+    seed: int = 0,
+    task: str = "auto",
+    max_rows: int = MAX_ROWS,
+    progress: ProgressCallback | None = None,
+) -> Evaluation:
+    """Cross-validate `predictor` and the baselines on the rows whose target is known.
+
+    All arms are fitted and judged on the same stratified folds; whatever an arm learns, it learns from the
+    training rows of the fold. A class of fewer rows than folds is spread over as many folds as it has rows, so
+    that every training part still knows it; the row of a class of one is left out, with a warning.
+
+    Args:
+        table: features and target.
+        target: name of the target column.
+        predictor: unfitted classifier in scikit-learn's manner whose `fit` takes a `Table` and class codes;
+            a clone of it is fitted in each fold.
+        baselines: name -> what builds the classifier.
+        n_folds: at least 2; at most the size of the largest class is used.
+        seed: of folds, sampling, baselines and resampling.
+        task: see `read_target`.
+        max_rows: evaluate on a stratified sample of this many rows if there are more, with a warning.
+        progress: receives a record after every fold of every arm.
+
+    Raises:
+        InputError, ConfigError: the target or a setting cannot be used; see `read_target`.
+    """
+    check_int("evaluate", "n_folds", n_folds, low=2)
+    from sklearn.base import clone
+
+    with Stopwatch() as watch, recorded_warnings() as caught:
+        known = read_target(table, target, task)
+        rows = _choose_rows(known, max_rows, seed)
+        truth = known.codes[rows]
+        folds = assign_folds(truth, n_folds, seed)
+        features = table.drop([target]).rows(rows)
+        matrix, categorical = as_numbers(features)
+        k, done = len(known.classes), itertools.count(1)
+        reporter = Reporter(progress, (1 + len(baselines)) * (int(folds.max()) + 1))
+
+        def advance(name: str) -> None:
+            reporter.advance(next(done), name)
+
+        results = {OURS: out_of_fold(OURS, lambda: clone(predictor), features.rows, truth, folds, k, advance)}
+        for name, build in baselines.items():
+            make = partial(build, categorical, seed_of(seed, "report", name) % 2**31)
+            try:
+                with _convergence_told(name):
+                    results[name] = out_of_fold(name, make, matrix.__getitem__, truth, folds, k, advance)
+            except (ValueError, FloatingPointError) as error:  # scikit-learn's; a baseline must not stop the main job
+                warn(f"the baseline {name} is left out, it failed on this table: {str(error).splitlines()[0]}")
+        ours = log_losses(results[OURS][0], truth)
+        arms = [
+            Arm(
+                name, probabilities, score(probabilities, truth, seed=seed), seconds,
+                None if name == OURS else mean_score(log_losses(probabilities, truth) - ours, seed=seed),
+            )
+            for name, (probabilities, seconds) in results.items()
+        ]  # fmt: skip
+    return Evaluation(known, rows, folds, tuple(arms), seed, caught(), watch.seconds)
+
+
+def assign_folds(truth: NDArray[np.int64], n_folds: int, seed: int) -> NDArray[np.int64]:
+    """A fold for every row, shape (n,), such that each class and the whole are spread as evenly as can be.
+
+    The rows are shuffled, ordered by class and dealt out like cards, so any class of two rows or more is in at
+    least two folds, hence in every training part. There are never more folds than rows of the largest class.
+    """
+    n_folds = min(n_folds, int(np.bincount(truth).max()))
+    shuffled = numpy_stream(seed, "report", "folds").permutation(len(truth))
+    dealt = shuffled[np.argsort(truth[shuffled], kind="stable")]
+    folds = np.empty(len(truth), dtype=np.int64)
+    folds[dealt] = np.arange(len(truth)) % n_folds
+    return folds
+
+
+def out_of_fold(
+    name: str,
+    make: Callable[[], Any],
+    take: Callable[[NDArray[np.int64]], Any],
+    truth: NDArray[np.int64],
+    folds: NDArray[np.int64],
+    n_classes: int,
+    advance: Callable[[str], None],
+) -> tuple[NDArray[np.float64], float]:
+    """Probabilities of every row by a model that was fitted without the row's fold, and the seconds it took.
+
+    Args:
+        name: of the arm.
+        make: builds an unfitted classifier.
+        take: the features of the rows at the given positions.
+        truth: class codes, shape (n,).
+        folds: fold of each row, shape (n,).
+        n_classes: columns of the result.
+        advance: told the name after every fold.
+    """
+    result = np.zeros((len(truth), n_classes))
+    seconds = 0.0
+    for fold in range(int(folds.max()) + 1):
+        train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        with Stopwatch() as watch:
+            model = make().fit(take(train), truth[train])
+            result[test] = class_probabilities(model, take(test), n_classes)
+        seconds += watch.seconds
+        advance(name)
+    return result, seconds
+
+
+def class_probabilities(model: Any, features: Any, n_classes: int) -> NDArray[np.float64]:
+    """`model.predict_proba` with one column per class code, zero for codes the model never saw."""
+    result = np.zeros((len(found := np.asarray(model.predict_proba(features), dtype=np.float64)), n_classes))
+    result[:, np.asarray(model.classes_, dtype=np.int64)] = found
+    return result
+
+
+@contextmanager
+def recorded_warnings() -> Iterator[Callable[[], tuple[str, ...]]]:
+    """Gives a function that lists our warnings so far as sentences, each once.
+
+    All warnings are held back and passed on, each once, when the block ends without an error.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ForeknowWarning)
+        yield lambda: tuple(
+            dict.fromkeys(str(item.message) for item in caught if issubclass(item.category, ForeknowWarning))
+        )
+    for item in {(item.category, str(item.message)): item for item in caught}.values():
+        warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
+
+
+def warn(sentence: str) -> None:
+    """Say that something was changed or left out."""
+    warnings.warn(sentence, ForeknowWarning, stacklevel=3)
+
+
+def _choose_rows(target: Target, max_rows: int, seed: int) -> NDArray[np.int64]:
+    """Positions of the rows to evaluate, in the table's order."""
+    rows = target.labelled
+    counts = np.bincount(target.codes[rows], minlength=len(target.classes))
+    single = np.flatnonzero(counts == 1)
+    if len(single):
+        names = ", ".join(repr(target.classes[code]) for code in single[:5]) + (", ..." if len(single) > 5 else "")
+        warn(
+            f"{len(single)} class(es) occur in one row only ({names}); no model can be judged on a class it never saw, "
+            "so these rows take no part in the cross-validation (they are used to predict)."
+        )
+        rows = rows[~np.isin(target.codes[rows], single)]
+    if (counts > 1).sum() < 2:
+        raise InputError(
+            f"the target column {target.name!r} has fewer than two classes with at least two rows each.",
+            hint="Add rows of the other classes.",
+        )
+    if len(rows) > max_rows:
+        warn(
+            f"the table has {len(rows)} rows with a known target; the quality was measured on a stratified sample of "
+            f"about {max_rows} of them."
+        )
+        rng = numpy_stream(seed, "report", "sample")
+        share = max_rows / len(rows)
+        chosen = [
+            rng.choice(of_class, min(len(of_class), max(2, round(share * len(of_class)))), replace=False)
+            for of_class in (rows[target.codes[rows] == code] for code in np.unique(target.codes[rows]))
+        ]
+        rows = np.sort(np.concatenate(chosen))
+    return rows
+
+
+@contextmanager
+def _convergence_told(name: str) -> Iterator[None]:
+    """Turn scikit-learn's ConvergenceWarnings into one of ours."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        yield
+    for item in caught:
+        if not issubclass(item.category, ConvergenceWarning):
+            warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
+    if any(issubclass(item.category, ConvergenceWarning) for item in caught):
+        warn(f"the baseline {name} stopped before it had converged; with more steps it might be better.")

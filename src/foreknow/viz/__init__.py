@@ -1,0 +1,20 @@
+"""Pictures of results and of draws. Every function returns a matplotlib `Figure`; nothing is shown or stored."""
+
+from foreknow.common.lazy import lazy_names as _lazy_names
+
+_PUBLIC = {
+    "confidence_histogram": "foreknow.viz.quality",
+    "confusion": "foreknow.viz.quality",
+    "data_summary": "foreknow.viz.data",
+    "draw_batch": "foreknow.viz.draws",
+    "quality_intervals": "foreknow.viz.quality",
+    "reliability": "foreknow.viz.quality",
+    "roc": "foreknow.viz.quality",
+    "save_figure": "foreknow.viz.style",
+    "to_png": "foreknow.viz.style",
+    "to_svg": "foreknow.viz.style",
+}
+
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+
+__getattr__, __dir__ = _lazy_names(__name__, _PUBLIC)

@@ -1,0 +1,77 @@
+"""Which task a target column asks for, and what makes it unusable."""
+
+import numpy as np
+import pytest
+
+from foreknow.common.errors import ConfigError, InputError
+from foreknow.data.table import Column, Table
+from foreknow.report.target import read_target
+
+
+def table_of(kind, values):
+    values = np.array(values, dtype=object if kind == "categorical" else float)
+    return Table((Column("x", "numeric", np.arange(len(values), dtype=float)), Column("y", kind, values)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "classes"),
+    [
+        ("categorical", ["b", "a", None] * 10, ("a", "b")),
+        ("boolean", [1, 0, np.nan] * 10, ("false", "true")),
+        ("numeric", [10, 2, np.nan] * 30, ("2", "10")),
+        ("numeric", [3, 7] * 5, ("3", "7")),  # two whole numbers are classes however few the rows
+        ("numeric", list(range(20)) * 10, tuple(map(str, range(20)))),
+    ],
+)
+def test_classes_are_found_in_their_order(kind, values, classes):
+    target = read_target(table_of(kind, values), "y")
+    assert target.classes == classes
+    assert len(target.labelled) + len(target.empty) == len(values)
+    first = np.array(values, dtype=object)[target.labelled[0]]
+    assert float(first) == float(target.classes[target.codes[target.labelled[0]]]) if kind == "numeric" else True
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("numeric", [0.5, 1.5] * 20),  # not whole
+        ("numeric", list(range(21)) * 10),  # too many
+        ("numeric", [1, 2, 3] * 9),  # three in 27 rows: more than a tenth
+        ("date", [86400.0, 0.0] * 20),
+    ],
+)
+def test_quantities_are_refused_unless_called_classes(kind, values):
+    table = table_of(kind, values)
+    for task in ("auto", "regression"):
+        with pytest.raises(ConfigError, match="cannot do yet") as error:
+            read_target(table, "y", task)
+        assert "--task classification" in error.value.hint
+    assert len(read_target(table, "y", "classification").classes) == len(set(values))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "task", "error", "says"),
+    [
+        ("categorical", [None] * 20, "auto", InputError, "no row has a value"),
+        ("numeric", [np.nan] * 20, "auto", InputError, "no row has a value"),
+        ("categorical", ["a", "b"] * 4 + [None] * 9, "auto", InputError, "only 8 row"),
+        ("categorical", ["a"] * 20, "auto", InputError, "one class only"),
+        ("numeric", [4.0] * 20, "regression", InputError, "one class only"),
+        ("categorical", [f"id{i}" for i in range(20)], "auto", InputError, "identifier: 20 different values in 20"),
+        ("numeric", [i / 7 for i in range(20)], "classification", InputError, "identifier"),
+        ("categorical", ["a", "b"] * 10, "regression", ConfigError, "needs a target of numbers"),
+        ("categorical", ["a", "b"] * 10, "clasification", ConfigError, "task must be one of"),
+    ],
+)
+def test_unusable_targets(kind, values, task, error, says):
+    with pytest.raises(error, match=says):
+        read_target(table_of(kind, values), "y", task)
+
+
+def test_no_such_column_and_no_other_column():
+    table = table_of("categorical", ["a", "b"] * 10)
+    with pytest.raises(InputError, match="no column 'Y'") as error:
+        read_target(table, "Y")
+    assert error.value.hint
+    with pytest.raises(InputError, match="no column besides the target"):
+        read_target(table.select(["y"]), "y")
