@@ -169,7 +169,7 @@ class PFNNetwork(nn.Module):
         }
         tensors = {name: tensor.detach() for name, tensor in self.state_dict().items()}
         return Checkpoint(
-            kind="PFNNetwork", config=config, tensors=tensors, training=training, keep_full=frozenset({"head.borders"})
+            kind="PFNNetwork", config=config, tensors=tensors, training=training
         )
 
     @classmethod

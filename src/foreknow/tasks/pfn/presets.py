@@ -138,4 +138,5 @@ def pretrain_shipped(
 
 def save_weights(network: PFNNetwork, prior: Simulator, training: dict[str, Any], path: Path) -> None:
     """Write a network as it ships: half precision, with its prior and training record in the header."""
-    network.to_checkpoint(prior, training).save(path, half=True)
+    keep_full = frozenset() if network.n_classes else frozenset({"head.borders"})
+    network.to_checkpoint(prior, training).save(path, half=True, keep_full=keep_full)
