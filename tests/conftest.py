@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+
+# beartype looks at random items of containers, with the getrandbits it finds when first imported: one of its own.
+_plain, random.getrandbits = random.getrandbits, random.Random(0).getrandbits
+import beartype._check.code.codemain  # noqa: E402, F401
+
+random.getrandbits = _plain
 
 # Shape annotations are enforced where tensors are computed with. Public records and functions outside refuse bad
 # input with the library's own errors, and a type error of the hook would come before those and hide them.
