@@ -1,7 +1,20 @@
 """foreknow: neural priors as objects. Look at one, plug it in, switch it off, put a price on it."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from foreknow._version import __version__
 from foreknow.common.lazy import lazy_names as _lazy_names
+
+if _TYPE_CHECKING:
+    from foreknow.core.batch import Batch
+    from foreknow.core.card import Card
+    from foreknow.core.checkpoint import Checkpoint
+    from foreknow.core.cite import cite
+    from foreknow.core.predictive import Predictive
+    from foreknow.core.prior import Prior, Simulator
+    from foreknow.core.registry import catalogue, register
+    from foreknow.core.system import System, load
+    from foreknow.tasks.tabular.estimator import TabularClassifier
 
 _PUBLIC = {
     "Card": "foreknow.core.card",
@@ -18,6 +31,20 @@ _PUBLIC = {
     "register": "foreknow.core.registry",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+__all__ = [
+    "Batch",
+    "Card",
+    "Checkpoint",
+    "Predictive",
+    "Prior",
+    "Simulator",
+    "System",
+    "TabularClassifier",
+    "__version__",
+    "catalogue",
+    "cite",
+    "load",
+    "register",
+]
 
 __getattr__, __dir__ = _lazy_names(__name__, {**_PUBLIC, "__version__": "foreknow._version"})

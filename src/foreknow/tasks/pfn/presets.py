@@ -26,7 +26,9 @@ TABULAR = TabularBNNPrior.for_tables(n_features=20, n_classes=10)
 
 _PRESETS = {
     ("quick", "regression"): PFNSettings(width=32, depth=2, n_buckets=40, n_rows=21, batch_size=32, n_steps=150),
-    ("small", "regression"): PFNSettings(),
+    ("small", "regression"): PFNSettings(
+        n_buckets=200, n_steps=2400, norm="pre", optimizer="muon", lr=1e-2, batch_size=128
+    ),
     # Fixed-hyper-parameter GP of the paper: d = 5, T = 2010, batch 4 x 25 accumulated.
     ("paper", "regression"): PFNSettings(
         width=512,
@@ -49,12 +51,12 @@ _PRESETS = {
 # What ships, trained on a processor: narrower than published, pre-normalised, averaged weights.
 _SHIPPED_SETTINGS = {
     "pfn-gp-1d": PFNSettings(
-        width=64, depth=4, n_buckets=250, n_rows=64, batch_size=96, n_steps=12_000, norm="pre", optimizer="adamw",
-        lr=1e-3, ema_decay=0.999,
+        width=64, depth=4, n_buckets=200, n_rows=48, batch_size=96, n_steps=6000, norm="pre", optimizer="muon",
+        lr=1e-2, ema_decay=0.99,
     ),
     "pfn-tabular": PFNSettings(
-        width=128, depth=5, n_rows=192, batch_size=16, n_steps=12_000, norm="pre", optimizer="adamw", lr=1e-3,
-        ema_decay=0.999, cut="uniform",
+        width=96, depth=4, n_rows=160, batch_size=12, n_steps=6000, norm="pre", optimizer="muon", lr=5e-3,
+        ema_decay=0.99, cut="uniform",
     ),
 }  # fmt: skip
 

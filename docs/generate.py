@@ -1,0 +1,203 @@
+"""Pages that follow from the code: one per card and one per package, and the tables of README.md.
+
+`python docs/generate.py` writes docs/catalogue/ and docs/api/ (both git-ignored). `--readme` rewrites the parts of
+README.md between `<!-- NAME:begin -->` and `<!-- NAME:end -->`. Numbers come from evidence/*.json and nowhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import math
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from foreknow.core.card import ROOMS
+from foreknow.core.evidence import find_evidence
+from foreknow.core.registry import Entry, catalogue, failures
+
+DOCS = Path(__file__).resolve().parent
+README = DOCS.parent / "README.md"
+NOT_MEASURED = "not measured yet"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; bars and line breaks inside cells are made harmless."""
+    lines = [list(head), ["---"] * len(head), *[[cell(value) for value in row] for row in rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def cell(value: object) -> str:
+    """One value as a reader wants it: four digits for numbers, a dash for nothing."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else "not a number"
+    return " ".join(prose(str(value)).split()).replace("|", "\\|")
+
+
+def prose(text: str) -> str:
+    """Text from a card, safe in Markdown: no raw HTML, no accidental emphasis or links."""
+    return re.sub(r"([\\`*_\[\]])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def bullets(items: Iterable[str]) -> str:
+    return "\n".join(f"- {prose(item)}" for item in items)
+
+
+def claims(evidence: dict[str, Any]) -> list[list[object]]:
+    """Rows of the claims table: sentence, bounds, number with its interval, verdict."""
+    rows: list[list[object]] = []
+    for claim in evidence["claims"]:
+        interval = " to ".join(cell(float(end)) for end in claim["interval"]) if claim["interval"] else None
+        number = cell(float(claim["measured"])) + (f" {claim['unit']}" if claim.get("unit") else "")
+        rows.append([claim["name"], claim["expected"], number, interval, claim["verdict"]])
+    return rows
+
+
+CLAIM_HEAD = ["Claim", "Expected", "Measured", "95% interval", "Verdict"]
+
+
+def provenance(evidence: dict[str, Any]) -> str:
+    """When, where and how the numbers were made."""
+    where = evidence["environment"]
+    return (
+        f"Made by `{evidence['command']}` on {evidence['date']} in {evidence.get('seconds', 0):g} s: "
+        f"{where.get('n_cores', '?')} cores of {prose(str(where.get('processor', 'an unnamed processor')))}, "
+        f"foreknow {where.get('foreknow', '?')}, Python {where.get('python', '?')}, torch {where.get('torch', '?')}."
+    )
+
+
+def card_page(entry: Entry) -> str:
+    """The page of one paper; its limits come first."""
+    card, evidence = entry.card, find_evidence(entry.card.slug)
+    parts = [
+        f"# {prose(card.title)}",
+        f"`{card.slug}` | {prose('; '.join(card.authors))} | {prose(card.venue)} {card.year} | "
+        f"room `{card.room}`: {ROOMS[card.room]} | tier: {card.tier} | proof takes {card.cost}",
+        "## Limits",
+        bullets(card.limits) or "None are stated. That means that nobody has looked, not that there are none.",
+        "## The prior",
+        prose(card.prior),
+        "## The control arm",
+        prose(card.control),
+        "## What goes in, what comes out",
+        f"**In:** {prose(card.inputs)}\n\n**Out:** {prose(card.outputs)}",
+    ]
+    classes = [entry.system.__name__] if entry.system else []
+    if classes or entry.priors:
+        names = ", ".join(f"`{name}`" for name in [*classes, *(prior.__name__ for prior in entry.priors)])
+        needs = f" It needs the extras {', '.join(card.extras)}." if card.extras else ""
+        parts += ["## In Python", f"`foreknow.{card.room}` has {names}.{needs}"]
+    parts.append("## Evidence")
+    if evidence is None:
+        parts.append(f"This system is {NOT_MEASURED}. `foreknow prove {card.slug}` measures it on your machine.")
+    else:
+        notes = list(evidence.get("notes", ()))
+        notes += [f"{claim['name']}: {claim['note']}" for claim in evidence["claims"] if claim.get("note")]
+        parts += [
+            f"The claims of the paper, in small: **{evidence['verdict']}**.",
+            table(CLAIM_HEAD, claims(evidence)),
+            bullets(notes),
+            provenance(evidence),
+        ]
+    parts += ["## Where this differs from the paper", bullets(card.deviations) or "Nowhere that we know of."]
+    parts += ["## How to cite", f"```bibtex\n{card.bibtex.strip()}\n```"]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def api_page(package: str) -> str:
+    """Public names of `package` with signatures and docstrings as written."""
+    module = importlib.import_module(package)
+    parts = [f"# {package}", prose(inspect.getdoc(module) or "")]
+    for name in sorted(getattr(module, "__all__", ())):
+        thing = getattr(module, name)
+        if not callable(thing):
+            continue
+        try:
+            signature = str(inspect.signature(thing))
+        except (TypeError, ValueError):
+            signature = "(...)"
+        parts += [f"## {name}", f"```text\n{name}{signature}\n\n{inspect.getdoc(thing) or ''}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def catalogue_table(link: str = "") -> str:
+    """One row per paper; `link` is the pattern of its page."""
+    rows = []
+    for slug, entry in catalogue().items():
+        evidence = find_evidence(slug)
+        verdict = evidence["verdict"] if evidence else NOT_MEASURED
+        card = entry.card
+        rows.append([slug, card.title, card.room, card.prior, card.outputs, verdict])
+    text = table(["System", "Paper", "Room", "The prior", "What comes out", "Claims"], rows)
+    return re.sub(r"^\| ([a-z0-9][a-z0-9-]*) \|", rf"| [`\1`]({link}) |" if link else r"| `\1` |", text, flags=re.M)
+
+
+def evidence_table() -> str:
+    """The claims of every system that has evidence."""
+    parts = []
+    for slug in catalogue():
+        evidence = find_evidence(slug)
+        if evidence is not None:
+            parts += [f"**`{slug}`: {evidence['verdict']}**", table(CLAIM_HEAD, claims(evidence)), provenance(evidence)]
+    return "\n\n".join(parts) or "No system has been measured yet; `foreknow prove SLUG` measures one."
+
+
+def limits_list() -> str:
+    """Where each system loses: its failed claims, then the limits on its card."""
+    lines = []
+    for slug, entry in catalogue().items():
+        evidence = find_evidence(slug)
+        failed = [claim for claim in evidence["claims"] if claim["verdict"] != "held"] if evidence else []
+        lines += [f"`{slug}` failed here: {prose(claim['name'])} {prose(claim.get('note', ''))}" for claim in failed]
+        lines += [f"`{slug}`: {prose(limit)}" for limit in entry.card.limits]
+    return "\n".join(f"- {line.strip()}" for line in lines)
+
+
+def readme(text: str) -> str:
+    """`text` of README.md with its generated parts brought up to date."""
+    for name, body in {"evidence": evidence_table(), "limits": limits_list(), "catalogue": catalogue_table()}.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise SystemExit(f"README.md must have {begin} and {end} once each.")
+        head, rest = text.split(begin)
+        text = f"{head}{begin}\n{body}\n{end}{rest.split(end)[1]}"
+    return text
+
+
+def pages() -> dict[str, str]:
+    """Path below docs/ -> text of every generated page."""
+    links = catalogue_table(r"\1.md")
+    intro = "Every system, what its prior is, and whether the claims of its paper held when measured here."
+    written = {"catalogue/index.md": f"# Catalogue\n\n{intro}\n\n{links}\n"}
+    written |= {f"catalogue/{slug}.md": card_page(entry) for slug, entry in catalogue().items()}
+    rooms = sorted({entry.card.room for entry in catalogue().values()})
+    packages = ["foreknow", "foreknow.core", *[f"foreknow.{room}" for room in rooms]]
+    written |= {f"api/{package}.md": api_page(package) for package in packages}
+    listing = "\n".join(f"- [{package}]({package}.md)" for package in packages)
+    return {**written, "api/index.md": f"# Reference\n\n{listing}\n"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--readme", action="store_true", help="rewrite the generated parts of README.md")
+    arguments = parser.parse_args()
+    if failures():
+        raise SystemExit(f"Pages would lack these modules, which cannot be imported: {failures()}")
+    if arguments.readme:
+        README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+        return
+    for name, text in pages().items():
+        path = DOCS / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    sys.stdout.write(f"{len(pages())} pages written to docs/catalogue and docs/api.\n")
+
+
+if __name__ == "__main__":
+    main()
