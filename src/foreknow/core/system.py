@@ -27,7 +27,7 @@ from foreknow.common import errors
 from foreknow.common.device import resolve_device
 from foreknow.common.errors import CapabilityError, CheckpointError, ConfigError, InputError
 from foreknow.common.progress import ProgressCallback
-from foreknow.common.rng import seed_of, torch_stream
+from foreknow.common.rng import seed_of, seeded_init, torch_stream
 from foreknow.common.timing import Stopwatch
 from foreknow.common.validate import as_matrix, as_vector, check_known, check_option
 from foreknow.core.card import Card
@@ -277,7 +277,8 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
                 system.classes_ = _labels_from_json(fitted["classes"])
             system.device_ = resolve_device(device)
             system.fit_seconds_ = float(checkpoint.training.get("fit_seconds", 0.0))
-            system._restore(State(checkpoint.tensors, checkpoint.config["meta"], checkpoint.contains_rows))
+            with seeded_init(0):  # networks draw first weights before they take the stored ones
+                system._restore(State(checkpoint.tensors, checkpoint.config["meta"], checkpoint.contains_rows))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{Path(path).name} does not fit {kind.__name__}: {error}") from error
         return system

@@ -22,8 +22,12 @@ def expect(holds: object, message: str) -> None:
         raise CheckFailed(message)
 
 
-def refused(action: Callable[[], object], kind: type[ForeknowError], what: str) -> ForeknowError:
+Kinds = type[ForeknowError] | tuple[type[ForeknowError], ...]
+
+
+def refused(action: Callable[[], object], kind: Kinds, what: str) -> ForeknowError:
     """The error of `kind` that `action` meets; a CheckFailed if it meets another one or none."""
+    names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
     try:
         action()
     except kind as error:
@@ -31,8 +35,8 @@ def refused(action: Callable[[], object], kind: type[ForeknowError], what: str) 
         expect(0 < len(lines) <= 5, f"{what}: the message must have one to five lines, got {len(lines)}: {error}")
         return error
     except Exception as error:
-        raise CheckFailed(f"{what}: expected {kind.__name__}, got {type(error).__name__}: {error}") from error
-    raise CheckFailed(f"{what}: expected {kind.__name__}, but it was accepted.")
+        raise CheckFailed(f"{what}: expected {names}, got {type(error).__name__}: {error}") from error
+    raise CheckFailed(f"{what}: expected {names}, but it was accepted.")
 
 
 @dataclass(frozen=True)

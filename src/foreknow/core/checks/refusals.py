@@ -204,7 +204,7 @@ def check_bad_targets_refused(system: System, example: Example) -> None:
 
 @SYSTEMS.add()
 def check_bad_settings_refused(system: System, example: Example) -> None:
-    """Every setting refuses an object of no use, NaN for numbers, and unknown names for options."""
+    """Every setting refuses an object of no use, NaN for numbers, and unknown names for options (or files)."""
     defaults = inspect.signature(type(system).__init__).parameters
     for name in type(system)._get_param_names():
         if name == "prior":
@@ -221,7 +221,8 @@ def check_bad_settings_refused(system: System, example: Example) -> None:
         for value in bad:
             changed = rebuild(system, **{name: value})
             action = lambda changed=changed: changed.fit(example.X, example.y)  # noqa: E731
-            refused(action, ConfigError, f"{name}={value!r:.40}")
+            kind = (ConfigError, InputError) if value == "no-such-option" else ConfigError
+            refused(action, kind, f"{name}={value!r:.40}")
 
 
 @SYSTEMS.add()

@@ -33,6 +33,7 @@ from foreknow.core.checks.subject import (
     observe,
     outputs,
     rebuild,
+    saves,
     tensors_within,
 )
 from foreknow.core.records import to_json
@@ -59,10 +60,6 @@ def gives_distributions(system: System, example: Example) -> bool:
 
 def on_table(system: System, example: Example) -> bool:
     return inputs.is_table(example.X)
-
-
-def saves(system: System, example: Example) -> bool:
-    return type(system)._state is not System._state
 
 
 def has_prior_on(system: System, example: Example) -> bool:
