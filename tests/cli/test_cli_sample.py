@@ -29,8 +29,9 @@ def test_a_prior_by_either_name_and_another_format(cli, toy, here, name):
 
 
 def test_the_picture_shows_what_was_asked(cli, toy, here, monkeypatch):
-    from foreknow.viz import draws
     from matplotlib.figure import Figure
+
+    from foreknow.viz import draws
 
     seen = []
     monkeypatch.setattr(
