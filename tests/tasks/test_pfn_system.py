@@ -17,7 +17,7 @@ from foreknow.tasks import PFN, GPPrior, PFNSettings
 from foreknow.tasks.pfn.presets import GP_1D
 from foreknow.tasks.pfn.priors.bnn import BNNPrior
 
-TINY = PFNSettings(width=16, depth=1, n_heads=2, n_buckets=20, n_rows=12, batch_size=16, n_steps=5)
+TINY = PFNSettings(width=16, depth=1, n_heads=2, n_buckets=20, n_rows=16, batch_size=16, n_steps=5)
 
 
 def curve(n: int = 12) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -306,7 +306,7 @@ class PFN(System):
     @classmethod
     def examples(cls) -> list[Example]:
         rng = numpy_stream(0, "pfn", "examples")
-        tiny = PFNSettings(width=16, depth=1, n_heads=2, n_buckets=20, n_rows=12, batch_size=16, n_steps=12)
+        tiny = PFNSettings(width=16, depth=1, n_heads=2, n_buckets=20, n_rows=32, batch_size=16, n_steps=12)
         x = rng.uniform(size=(12, 1))
         table = rng.normal(size=(24, 5))
         label = np.where(table[:, 0] > 0, "yes", "no")
