@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from foreknow.common.errors import CheckpointError, ConfigError, InputError
+from foreknow.common.rng import seeded_init
 from foreknow.core import Checkpoint, checkpoint
 from foreknow.core.checkpoint import MAX_HEADER_BYTES, _content_hash, _read
 
@@ -164,6 +165,7 @@ def test_the_stored_file_of_format_1_still_reads():
         assert bits(loaded.tensors[name]) == bits(expected) and loaded.tensors[name].dtype == tensor.dtype, name
 
 
+@seeded_init(0)
 def test_load_into_a_module(tmp_path):
     module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     with torch.no_grad():
@@ -178,6 +180,7 @@ def test_load_into_a_module(tmp_path):
     assert double[0].weight.dtype == torch.float64
 
 
+@seeded_init(0)
 def test_load_into_lists_all_that_does_not_fit():
     target = nn.Linear(2, 3)
     before = target.weight.detach().clone()

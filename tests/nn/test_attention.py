@@ -54,6 +54,7 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-10) -> bool:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@seeded_init(0)
 def test_a_query_does_not_see_the_other_queries(variant: dict[str, str]) -> None:
     net, context, query = transformer(**variant), randn(2, 7, WIDTH), randn(2, 5, WIDTH, name="q")
     whole = net(context, query)
@@ -64,11 +65,13 @@ def test_a_query_does_not_see_the_other_queries(variant: dict[str, str]) -> None
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@seeded_init(0)
 def test_order_of_the_context_does_not_matter(variant: dict[str, str]) -> None:
     net, context, query = transformer(**variant), randn(2, 7, WIDTH), randn(2, 5, WIDTH, name="q")
     assert close(net(context[:, torch.randperm(7, generator=torch_stream(2))], query), net(context, query))
 
 
+@seeded_init(0)
 def test_invariances_hold_in_float32() -> None:
     net = transformer().float()
     context, query = randn(2, 40, WIDTH).float(), randn(2, 9, WIDTH, name="q").float()
@@ -79,6 +82,7 @@ def test_invariances_hold_in_float32() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(n=st.integers(0, 6), m=st.integers(1, 6), chunk=st.integers(1, 7), variant=st.sampled_from(VARIANTS))
+@seeded_init(0)
 def test_cached_and_chunked_equal_plain(n: int, m: int, chunk: int, variant: dict[str, str]) -> None:
     net, context, query = transformer(**variant), randn(2, n, WIDTH), randn(2, m, WIDTH, name="q")
     plain = net(context, query)
@@ -89,6 +93,7 @@ def test_cached_and_chunked_equal_plain(n: int, m: int, chunk: int, variant: dic
     assert close(net(context, query), plain, 1e-12)
 
 
+@seeded_init(0)
 def test_cache_survives_storage_and_moving() -> None:
     net, query = transformer(), randn(1, 3, WIDTH, name="q")
     cache = net.encode_context(randn(1, 4, WIDTH))
@@ -97,6 +102,7 @@ def test_cache_survives_storage_and_moving() -> None:
     assert cache.to(dtype=torch.float32).keys[2].dtype == torch.float32
 
 
+@seeded_init(0)
 def test_damaged_cache_is_refused() -> None:
     net = transformer()
     cache = net.encode_context(randn(1, 4, WIDTH))
@@ -133,6 +139,7 @@ def slow_attention(attention: MultiheadAttention, tokens: Tensor, context: Tenso
 
 @pytest.mark.parametrize("scaling", ["none", "log", "mlp"])
 @torch.no_grad()
+@seeded_init(0)
 def test_agrees_with_plain_loops(scaling: str) -> None:
     attention = awake(MultiheadAttention(WIDTH, 3, log_n_scaling=scaling))
     assert isinstance(attention, MultiheadAttention)
@@ -146,6 +153,7 @@ def test_agrees_with_plain_loops(scaling: str) -> None:
 
 
 @torch.no_grad()
+@seeded_init(0)
 def test_post_norm_block_is_torchs_encoder_layer() -> None:
     block = awake(ContextBlock(WIDTH, 3, 20, norm="post"))
     assert isinstance(block, ContextBlock)
@@ -169,6 +177,7 @@ def test_post_norm_block_is_torchs_encoder_layer() -> None:
     assert close(block(x, block.keys_values(x)), theirs(x), 1e-10)
 
 
+@seeded_init(0)
 def test_empty_context_gathers_nothing() -> None:
     net = transformer()
     query = randn(2, 3, WIDTH, name="q")
@@ -181,6 +190,7 @@ def test_empty_context_gathers_nothing() -> None:
     assert all(parameter.grad is not None for parameter in net.parameters())
 
 
+@seeded_init(0)
 def test_new_blocks_are_the_identity() -> None:
     x, other = randn(2, 4, WIDTH).float(), randn(2, 6, WIDTH, name="o").float()
     block = ContextBlock(WIDTH, 3)
@@ -196,6 +206,7 @@ def test_new_blocks_are_the_identity() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@seeded_init(0)
 def test_gradients_reach_every_parameter_and_the_context(variant: dict[str, str]) -> None:
     net = transformer(**variant)
     context = randn(2, 5, WIDTH).requires_grad_()
@@ -208,6 +219,7 @@ def test_gradients_reach_every_parameter_and_the_context(variant: dict[str, str]
         assert expected_zero or parameter.grad.abs().sum() > 0, name
 
 
+@seeded_init(0)
 def test_dropout_acts_in_training_only() -> None:
     net = transformer(dropout=0.5)
     context, query = randn(1, 5, WIDTH), randn(1, 3, WIDTH, name="q")
@@ -217,6 +229,7 @@ def test_dropout_acts_in_training_only() -> None:
         assert not close(net(context, query), net(context, query), 1e-3)
 
 
+@seeded_init(0)
 def test_induced_points_see_only_the_context() -> None:
     induced = awake(InducedAttention(WIDTH, 3, n_points=4))
     tokens, context = randn(2, 6, WIDTH), randn(2, 5, WIDTH, name="c")
@@ -226,6 +239,7 @@ def test_induced_points_see_only_the_context() -> None:
     assert not close(induced(tokens), whole, 1e-3)
 
 
+@seeded_init(0)
 def test_pooling_ignores_order_and_fixes_size() -> None:
     pooling = awake(PoolingAttention(WIDTH, 3, n_seeds=2))
     rows = randn(2, 6, WIDTH)

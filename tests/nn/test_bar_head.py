@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from foreknow.common.errors import ConfigError
+from foreknow.common.rng import seeded_init
 from foreknow.nn import BarHead
 
 
+@seeded_init(0)
 def test_logits_and_borders() -> None:
     borders = torch.tensor([-2.0, -1.0, 0.5, 3.0, 9.0], dtype=torch.float64)
     head = BarHead(8, 4, borders=borders)
@@ -17,6 +19,7 @@ def test_logits_and_borders() -> None:
     assert torch.equal(other.borders, borders.float())
 
 
+@seeded_init(0)
 def test_zero_start_gives_equal_logits() -> None:
     assert torch.equal(BarHead(8, 4, zero_init=True)(torch.ones(1, 8)), torch.zeros(1, 4))
     assert BarHead(8, 4)(torch.ones(1, 8)).std() > 0
@@ -26,6 +29,7 @@ def test_zero_start_gives_equal_logits() -> None:
     "borders",
     [[0.0, 1.0], [0.0, 1.0, 1.0, 2.0, 3.0], [0.0, 1.0, float("nan"), 2.0, 3.0], [1.0, 1 + 1e-12, 2, 3, 4]],
 )
+@seeded_init(0)
 def test_bad_borders_are_refused(borders: list[float]) -> None:
     with pytest.raises(ConfigError, match="borders"):
         BarHead(8, 4, borders=torch.tensor(borders, dtype=torch.float64))

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from foreknow.data.table import Column, Table
 from foreknow.report.baselines import as_numbers, class_frequencies, logistic_regression
@@ -34,7 +36,7 @@ class StandIn(ClassifierMixin, BaseEstimator):
     def fit(self, X, y):
         if self.asked is not None:
             self.asked.append((X, y))
-        self.model_ = GaussianNB(var_smoothing=1e-3).fit(self._numbers(X), y)
+        self.model_ = make_pipeline(StandardScaler(), GaussianNB(var_smoothing=1e-3)).fit(self._numbers(X), y)
         self.classes_ = self.model_.classes_
         self.notes_ = [Note("<i>day</i>", "dropped <b>", "constant & dull")]
         return self
@@ -47,18 +49,18 @@ class StandIn(ClassifierMixin, BaseEstimator):
         return np.nan_to_num(matrix[:, ~categorical], nan=0.0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def stand_in() -> type[StandIn]:
     return StandIn
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def quick() -> dict[str, Callable]:
     """Two baselines that cost next to nothing."""
     return {"logistic regression": logistic_regression, "class frequencies": class_frequencies}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_table() -> Callable[..., Table]:
     """`make_table(n, classes)`: class i has numbers around i; missing cells, text, a date, a constant."""
 

@@ -59,6 +59,7 @@ def test_quantities_are_refused_unless_called_classes(kind, values):
         ("numeric", [4.0] * 20, "regression", InputError, "one class only"),
         ("categorical", [f"id{i}" for i in range(20)], "auto", InputError, "identifier: 20 different values in 20"),
         ("numeric", [i / 7 for i in range(20)], "classification", InputError, "identifier"),
+        ("categorical", [f"c{i}" for i in range(101)] * 3, "auto", InputError, "101 classes; at most 100"),
         ("categorical", ["a", "b"] * 10, "regression", ConfigError, "needs a target of numbers"),
         ("categorical", ["a", "b"] * 10, "clasification", ConfigError, "task must be one of"),
     ],
@@ -70,8 +71,8 @@ def test_unusable_targets(kind, values, task, error, says):
 
 def test_no_such_column_and_no_other_column():
     table = table_of("categorical", ["a", "b"] * 10)
-    with pytest.raises(InputError, match="no column 'Y'") as error:
-        read_target(table, "Y")
-    assert error.value.hint
+    with pytest.raises(InputError, match="no column 'yy'") as error:
+        read_target(table, "yy")
+    assert "'y'" in error.value.hint
     with pytest.raises(InputError, match="no column besides the target"):
         read_target(table.select(["y"]), "y")

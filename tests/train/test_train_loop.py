@@ -121,6 +121,7 @@ def test_global_random_state_and_loggers_stay_as_they_were() -> None:
     assert torch.get_num_threads() == threads
 
 
+@seeded_init(0)
 def test_dropout_follows_the_seed() -> None:
     runs = []
     for seed in (0, 0, 1):

@@ -51,6 +51,7 @@ def test_muon_skips_parameters_without_gradient() -> None:
     assert torch.equal(weight, randn(3, 3))
 
 
+@seeded_init(0)
 def test_muon_gets_hidden_matrices_only() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -49,11 +49,12 @@ def predict(
 
     check_option("foreknow predict", "--task", task, TASKS)
     resolve_device(device)
+    classifier: Any = TabularClassifier
     with ProgressBar("reading") as progress:
         rows = read_table(table, on_progress=progress)
     with ProgressBar("measuring and predicting") as progress:
         job = predict_table(
-            rows, target, predictor=TabularClassifier(random_state=seed, device=device), out=out, test=test,
+            rows, target, predictor=classifier(random_state=seed, device=device), out=out, test=test,
             source=table.name, inputs=(table,) if test is None else (table, test), n_folds=folds, seed=seed, task=task,
             write_report=not no_report, command=shlex.join(["foreknow", *sys.argv[1:]]), progress=progress,
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from foreknow.common.errors import ConfigError
@@ -18,18 +19,16 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     """
     import torch
 
-    if isinstance(device, torch.device):
-        chosen = device
-    elif device == "auto":
-        chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    else:
-        try:
-            chosen = torch.device(device)
-        except (RuntimeError, TypeError):
-            raise ConfigError(
-                f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}.",
-                hint="`foreknow doctor` lists the devices of this machine.",
-            ) from None
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen: torch.device | None = None
+    with contextlib.suppress(RuntimeError, TypeError):
+        chosen = torch.device(device)
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r:.80}.",
+            hint="`foreknow doctor` lists the devices of this machine.",
+        )
     if chosen.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (chosen.index or 0) >= count:

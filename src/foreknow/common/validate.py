@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +93,7 @@ def as_matrix(
             f"{owner}: {name} is a sparse matrix; sparse data is not supported, a dense array is required.",
             hint=f"Use {name}.toarray().",
         )
-    array = np.asarray(X)
+    array = _as_array(owner, name, X)
     if np.iscomplexobj(array):
         raise InputError(f"{owner}: Complex data not supported; {name} has dtype {array.dtype}.")
     if array.ndim != 2:
@@ -105,7 +106,7 @@ def as_matrix(
         )
     try:
         matrix = array.astype(np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{owner}: {name} must hold numbers, got dtype {array.dtype} ({error}).",
             hint="Tables with text columns go through foreknow.TabularClassifier, which encodes them.",
@@ -135,7 +136,7 @@ def as_vector(owner: str, y: object, *, name: str = "y", n: int | None = None) -
     """`y` as a finite float64 array of shape (n,)."""
     if y is None:
         raise InputError(f"{owner}: requires y to be passed, but the target y is None.")
-    array = np.asarray(y)
+    array = _as_array(owner, name, y)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
@@ -144,7 +145,7 @@ def as_vector(owner: str, y: object, *, name: str = "y", n: int | None = None) -
         raise InputError(f"{owner}: Complex data not supported; {name} has dtype {array.dtype}.")
     try:
         vector = array.astype(np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{owner}: {name} must hold numbers, got dtype {array.dtype}.") from error
     if not np.isfinite(vector).all():
         row = int(np.flatnonzero(~np.isfinite(vector))[0])
@@ -156,6 +157,14 @@ def as_vector(owner: str, y: object, *, name: str = "y", n: int | None = None) -
             f"X has {n} rows, {name} has {len(vector)}."
         )
     return vector
+
+
+def _as_array(owner: str, name: str, value: object) -> NDArray[Any]:
+    """`value` as an array of any kind; ragged rows and tensors that track gradients are refused."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{owner}: {name} cannot be read as an array of numbers: {error}") from error
 
 
 def _range(low: float | None, high: float | None) -> str:

@@ -6,8 +6,9 @@ Concrete priors are frozen dataclasses, so that their settings print, compare an
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -95,6 +96,8 @@ class Prior(ABC):
     """What is known before the data."""
 
     card: ClassVar[Card]
+    expected_failures: ClassVar[Mapping[str, str]] = {}
+    """Shared check -> why it must fail; strict (`foreknow.core.checks`)."""
 
     @abstractmethod
     def off(self) -> Prior:
@@ -173,14 +176,20 @@ class Simulator(Prior):
         return Batch(x[:, :n_context], y[:, :n_context], x[:, n_context:], y[:, n_context:], info)
 
     def stream(
-        self, batch_size: int, *, seed: int, n_context: int, n_query: int, device: torch.device | str = "cpu"
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        n_context: int,
+        n_query: int,
+        start: int = 0,
+        device: torch.device | str = "cpu",
     ) -> Iterator[Batch]:
-        """Endless batches; batch number k depends on `seed` and k only, so a stream can be resumed anywhere."""
-        step = 0
-        while True:
+        """Endless batches from number `start`; batch k depends on `seed` and k only, so any stream can be resumed."""
+        check_int(type(self).__name__, "start", start, low=0)
+        for step in itertools.count(start):
             generator = torch_stream(seed, "stream", str(step), device=device)
             yield self.sample(batch_size, n_context=n_context, n_query=n_query, generator=generator)
-            step += 1
 
     def off(self) -> Prior:
         """The same tables with targets shuffled over their rows: the marginals stay, what x says of y goes."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
@@ -27,7 +27,7 @@ from foreknow.common import errors
 from foreknow.common.device import resolve_device
 from foreknow.common.errors import CapabilityError, CheckpointError, ConfigError, InputError
 from foreknow.common.progress import ProgressCallback
-from foreknow.common.rng import seed_of, torch_stream
+from foreknow.common.rng import seed_of, seeded_init, torch_stream
 from foreknow.common.timing import Stopwatch
 from foreknow.common.validate import as_matrix, as_vector, check_known, check_option
 from foreknow.core.card import Card
@@ -57,6 +57,7 @@ class Tags:
         row_order_invariant: whether shuffling the rows given to `fit` leaves predictions alone.
         column_order_invariant: whether shuffling the columns does.
         batch_split_invariant: whether predictions of a row do not depend on the rows beside it.
+        uses_seed: whether another `random_state` gives another result.
         tolerance: largest absolute difference that counts as equal in these checks.
     """
 
@@ -65,6 +66,7 @@ class Tags:
     row_order_invariant: bool = True
     column_order_invariant: bool = False
     batch_split_invariant: bool = True
+    uses_seed: bool = True
     tolerance: float = 1e-4
 
 
@@ -101,6 +103,8 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
 
     card: ClassVar[Card]
     tags: ClassVar[Tags] = Tags()
+    expected_failures: ClassVar[Mapping[str, str]] = {}
+    """Shared check -> why it must fail; strict (`foreknow.core.checks`)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -273,7 +277,8 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
                 system.classes_ = _labels_from_json(fitted["classes"])
             system.device_ = resolve_device(device)
             system.fit_seconds_ = float(checkpoint.training.get("fit_seconds", 0.0))
-            system._restore(State(checkpoint.tensors, checkpoint.config["meta"], checkpoint.contains_rows))
+            with seeded_init(0):  # networks draw first weights before they take the stored ones
+                system._restore(State(checkpoint.tensors, checkpoint.config["meta"], checkpoint.contains_rows))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{Path(path).name} does not fit {kind.__name__}: {error}") from error
         return system
@@ -365,7 +370,10 @@ def read_classes(owner: str, y: Any, n_rows: int) -> tuple[NDArray[np.int64], ND
     """
     if y is None:
         raise InputError(f"{owner}: requires y to be passed, but the target y is None.")
-    labels = np.asarray(y)
+    try:
+        labels = np.asarray(y)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{owner}: y cannot be read as an array of labels: {error}") from error
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
@@ -375,7 +383,7 @@ def read_classes(owner: str, y: Any, n_rows: int) -> tuple[NDArray[np.int64], ND
             f"{owner}: Found input variables with inconsistent numbers of samples: "
             f"X has {n_rows} rows, y has {len(labels)}."
         )
-    missing = np.array([value is None or value != value for value in labels.tolist()], dtype=bool)
+    missing = np.array([_is_missing(value) for value in labels.tolist()], dtype=bool)
     if missing.any():
         raise InputError(
             f"{owner}: y contains NaN or None, first at row {int(missing.argmax())} ({int(missing.sum())} in all).",
@@ -394,6 +402,11 @@ def read_classes(owner: str, y: Any, n_rows: int) -> tuple[NDArray[np.int64], ND
             hint="Check the target column.",
         )
     return codes.astype(np.int64), classes
+
+
+def _is_missing(label: object) -> bool:
+    """None, NaN, NaT, and pandas.NA (whose comparisons are neither true nor false)."""
+    return label is None or type(label).__name__ == "NAType" or bool(label != label)
 
 
 def _as_prior(value: object) -> Prior:

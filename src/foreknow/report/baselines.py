@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
 
 from foreknow.data.table import Table
 
@@ -71,7 +72,8 @@ def histogram_boosting(categorical: NDArray[np.bool_], seed: int) -> Pipeline:
         [("categories", codes, np.flatnonzero(categorical)), ("numbers", "passthrough", np.flatnonzero(~categorical))]
     )
     first = np.arange(len(categorical)) < n_categories
-    return make_pipeline(columns, HistGradientBoostingClassifier(categorical_features=first, random_state=seed))
+    boosting = HistGradientBoostingClassifier(categorical_features=first, random_state=seed)
+    return make_pipeline(columns, _FillEmptyColumns(), boosting)
 
 
 def class_frequencies(categorical: NDArray[np.bool_], seed: int) -> Any:
@@ -88,6 +90,17 @@ BASELINES: Mapping[str, Baseline] = {
     "histogram boosting": histogram_boosting,
     FREQUENCIES: class_frequencies,
 }
+
+
+class _FillEmptyColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Zeros for columns without any value among the training rows, on which histogram boosting fails."""
+
+    def fit(self, X: NDArray[np.float64], y: object = None) -> Self:
+        self.empty_ = np.isnan(X).all(axis=0)
+        return self
+
+    def transform(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.where(self.empty_, 0.0, X)
 
 
 def _prepare(categorical: NDArray[np.bool_], *, scale: bool) -> Any:

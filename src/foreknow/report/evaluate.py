@@ -247,6 +247,8 @@ def recorded_warnings() -> Iterator[Callable[[], tuple[str, ...]]]:
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ForeknowWarning)
+        # scikit-learn's guess that many classes mean regression; `read_target` has decided that already.
+        warnings.filterwarnings("ignore", message="The number of unique classes is greater than", category=UserWarning)
         yield lambda: tuple(
             dict.fromkeys(str(item.message) for item in caught if issubclass(item.category, ForeknowWarning))
         )

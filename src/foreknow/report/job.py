@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from foreknow.report.target import Target, read_target
 
 PREDICTIONS, REPORT = "predictions.csv", "report.html"
 CHUNK_ROWS = 8192
+FITTED_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -133,13 +135,19 @@ def predict_table(
         known = read_target(table, target, task)
         features = table.drop([target])
         schema = {} if test is None else _check_test(Path(test), features, table.column(target))
+        if len(known.classes) > FITTED_CLASSES:
+            warn(
+                f"{target!r} has {len(known.classes)} classes, and the shipped network was fitted to tables of 2 to "
+                f"{FITTED_CLASSES}; it is used all the same, and the measured quality says how well that goes."
+            )
         # The model comes before the long part, so that a table it cannot use is refused at once.
         model = clone(predictor).fit(features.rows(known.labelled), known.codes[known.labelled])
         evaluation = evaluate(
             table, target, predictor=predictor, baselines=baselines, n_folds=n_folds, seed=seed, task=task,
             max_rows=max_rows, progress=progress,
         )  # fmt: skip
-        page = atomic_path(folder / REPORT) if write_report else nullcontext()
+        report = folder / REPORT if write_report else None
+        page = nullcontext() if report is None else atomic_path(report)
         with open_predictions(folder / PREDICTIONS, known.classes, seed) as writer, page as page_path:
             if test is not None:
                 _predict_file(Path(test), schema, features.names, table, known, model, writer, progress)
@@ -149,7 +157,7 @@ def predict_table(
                 _write_out_of_fold(features, evaluation, predictor, writer, progress)
             job = Job(
                 source, table, evaluation, writer.finish(), tuple(getattr(model, "notes_", ())),
-                folder / PREDICTIONS, folder / REPORT if write_report else None, None if test is None else str(test),
+                folder / PREDICTIONS, report, None if test is None else Path(test).name,
                 command, environment(), caught(), watch.seconds,
             )  # fmt: skip
             if page_path is not None:
@@ -251,7 +259,11 @@ def _folder(folder: Path, inputs: tuple[str | Path, ...]) -> Iterator[Path]:
             f"cannot use the folder {str(folder)!r}: {reason}.", hint="Choose another with --out."
         ) from error
     try:
+        if not os.access(folder, os.W_OK):
+            raise InputError(f"cannot write to the folder {str(folder)!r}.", hint="Choose another with --out.")
         for name in (PREDICTIONS, REPORT):
+            if (folder / name).is_dir():
+                raise InputError(f"cannot write {str(folder / name)!r}: it is a folder.", hint="Choose another --out.")
             for path in inputs:
                 if (folder / name).exists() and Path(path).exists() and (folder / name).samefile(path):
                     raise InputError(

@@ -14,6 +14,7 @@ from foreknow.data.table import Column, Table
 TASKS = ("auto", "classification", "regression")
 MIN_LABELLED = 10
 """Fewer known targets than this cannot be cross-validated to any purpose."""
+MAX_CLASSES = 100
 MAX_CODED_CLASSES = 20
 MAX_CODED_SHARE = 0.1
 """A column of whole numbers is taken for class codes if it has at most `MAX_CODED_CLASSES` distinct ones, and these
@@ -58,7 +59,8 @@ def read_target(table: Table, name: str, task: str = "auto") -> Target:
 
     Raises:
         ConfigError: another `task`, or a quantity, which cannot be predicted yet.
-        InputError: no such column, no other column, too few known targets, one class only, or an identifier.
+        InputError: no such column, no other column, too few known targets, one class only, an identifier, or
+            more than `MAX_CLASSES` classes.
     """
     check_option("predict", "task", task, TASKS)
     column = table.column(name)
@@ -89,6 +91,11 @@ def read_target(table: Table, name: str, task: str = "auto") -> Target:
         raise InputError(
             f"the target column {name!r} looks like an identifier: {len(distinct)} different values in {n} rows.",
             hint="Choose a column whose values repeat.",
+        )
+    if len(distinct) > MAX_CLASSES:
+        raise InputError(
+            f"the target column {name!r} has {len(distinct)} classes; at most {MAX_CLASSES} can be predicted.",
+            hint="Merge the rare ones into one class.",
         )
     codes = np.full(table.n_rows, -1, dtype=np.int64)
     code_of = {value: code for code, value in enumerate(distinct)}

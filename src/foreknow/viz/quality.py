@@ -128,10 +128,8 @@ def confidence_histogram(counts: Sequence[tuple[str, NDArray[np.int64]]]) -> Fig
     bottom = np.zeros(len(counts[0][1]))
     for (name, height), colour in zip(counts, colours, strict=False):
         edges = np.linspace(0, 1, len(height) + 1)
-        axes.bar(
-            edges[:-1], height, width=np.diff(edges), align="edge", bottom=bottom, color=colour, label=name,
-            edgecolor="white", linewidth=0.5,
-        )  # fmt: skip
+        width = 0.92 * np.diff(edges)
+        axes.bar(edges[:-1], height, width=width, align="edge", bottom=bottom, color=colour, label=name)
         bottom = bottom + height
     axes.set(xlim=(0, 1), xlabel="confidence: probability of the predicted class", ylabel="rows")
     axes.grid(True, axis="y")

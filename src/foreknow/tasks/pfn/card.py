@@ -45,6 +45,11 @@ CARD = Card(
         "read as a length. It is read as the unconstrained parameter of the library used there, so the length is "
         "softplus(1.5e-4) = 0.693, and grows with the square root of the number of used features. Used features "
         "are uniform on 1..n_features; the released sampler stops at n_features - 1.",
+        "The outermost borders of the bar head are the medians of the tails under the prior; the released code takes "
+        "the most extreme draws, which makes the half-normal tails several times too wide.",
+        "Inputs that the prior draws uniformly on [0, 1] are spread to standard deviation 2 before the first layer.",
+        "Networks are pre-normalised and trained by Muon (the paper: post-normalised, Adam), which reached a smaller "
+        "gap to the exact posterior after equal steps; norm='post', optimizer='adam' give the published form.",
         "Strokes are drawn by distance to the segment, hence with round ends; the blur of radius 0.2 is a "
         "three-tap kernel of the same variance.",
     ),

@@ -192,6 +192,9 @@ class PFNNetwork(nn.Module):
         return network.eval(), prior
 
 
+_MOST_DRAWS = 2**23  # torch sorts no more than 2^24 numbers at a time
+
+
 def build_network(prior: Simulator, settings: PFNSettings, *, seed: int = 0) -> PFNNetwork:
     """An untrained network for the tasks of `prior`; bar borders sit at quantiles of y under the prior."""
     n_classes = int(getattr(prior, "n_classes", 0)) if prior.target == "classification" else 0
@@ -203,6 +206,11 @@ def build_network(prior: Simulator, settings: PFNSettings, *, seed: int = 0) -> 
         draws = prior.sample(n_tasks, n_context=0, n_query=n_rows, generator=torch_stream(seed, "borders")).query_y
         assert draws is not None  # a simulator knows its targets
         borders = borders_from_samples(draws.flatten(), settings.n_buckets)
+        # Half of a tail bucket's mass lies within its width: so that this holds under the prior, the outermost
+        # borders are the medians of the tails, not the most extreme draws.
+        half = 0.5 / settings.n_buckets
+        ends = torch.quantile(draws.flatten()[:_MOST_DRAWS].double(), torch.tensor([half, 1 - half]).double())
+        borders[0], borders[-1] = ends[0].float(), ends[1].float()
     with seeded_init(seed_of(seed, "init")):
         network = PFNNetwork(prior.n_features, n_classes, settings, borders)
     if getattr(prior, "x", None) == "uniform":
