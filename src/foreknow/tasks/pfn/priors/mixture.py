@@ -71,6 +71,11 @@ class MixturePrior(Simulator):
         """What a picture of the draws should show: as for the first member."""
         return str(getattr(self.members[0], "view", "table"))
 
+    @property
+    def missing_values(self) -> bool:
+        """Whether a member's tables may have missing cells."""
+        return any(getattr(member, "missing_values", False) for member in self.members)
+
     def describe(self) -> str:
         """One line for people."""
         total = sum(self.weights)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -53,8 +53,9 @@ class TablePrior(Simulator):
         imbalance: share of tables whose class sizes are Dirichlet with a concentration log-uniform on .4..4
             (published: 1, thresholds at random rows); the others are closer to balanced (extension).
         min_signal: tables are drawn again, up to six times, while a kernel regression explains less than this
-            share of the first score, left-out row by row; a tenth of the tables is exempt (extension, in the
-            style of TabICLv2; 0 switches it off).
+            share of the first score, each row left out of its own prediction (times sqrt(n_classes - 1), as
+            more classes need more signal); a tenth of the tables is exempt (extension, in the style of
+            TabICLv2; 0 switches it off).
     """
 
     n_features: int = 10
@@ -85,6 +86,11 @@ class TablePrior(Simulator):
     def target(self) -> str:  # type: ignore[override]
         return self.task
 
+    @property
+    def missing_values(self) -> bool:
+        """Whether cells of x may be NaN."""
+        return self.p_missing > 0
+
     @classmethod
     def examples(cls) -> list[Prior]:
         return [
@@ -99,7 +105,7 @@ class TablePrior(Simulator):
         goal = "a number" if self.task == "regression" else f"{self.min_classes} to {self.n_classes} classes"
         return f"{first}; {self.n_features} columns, {goal}"
 
-    def plain(self) -> TablePrior:
+    def plain(self) -> Self:
         """The same mechanism without categories, missing cells, bends, outliers and label noise."""
         return replace(self, p_categorical=0.0, p_missing=0.0, p_warped=0.0, p_outliers=0.0, label_noise=0.0)
 
@@ -111,12 +117,22 @@ class TablePrior(Simulator):
         x, score = self._latent(n, n_rows, n_classes, source)
         if not self.min_signal or n_rows < _FEW_ROWS:
             return x, score
+        least = self.min_signal * torch.ones(n, device=source.device)
+        if self.task == "classification":
+            least = least * (n_classes - 1).sqrt()
         pending = (~source.chance(_EXEMPT, n)).nonzero()[:, 0]
+        pending = pending[signal(x[pending], score[pending, :, 0]) < least[pending]]
         for _ in range(_REDRAWS):
-            pending = pending[signal(x[pending], score[pending, :, 0]) < self.min_signal]
-            if not pending.numel():
+            count = pending.numel()
+            if not count:
                 break
-            x[pending], score[pending] = self._latent(pending.numel(), n_rows, n_classes[pending], source)
+            # A few tables cost little more than one, so each gets several new ones to take the first good of.
+            tables = pending.repeat(max(1, min(4, 16 // count)))
+            new_x, new_score = self._latent(tables.numel(), n_rows, n_classes[tables], source)
+            good = (signal(new_x, new_score[..., 0]) >= least[tables]).view(-1, count)
+            taken = good.byte().argmax(dim=0) * count + torch.arange(count, device=source.device)
+            x[pending], score[pending] = new_x[taken], new_score[taken]
+            pending = pending[~good.any(dim=0)]
         return x, score
 
     def _scaled(self, score: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class SCMPrior(TablePrior):
 
     @classmethod
     def examples(cls) -> list[Prior]:
-        return [*super().examples(), cls(n_features=3, activations=EXTENDED, bnn_only=True, p_missing=0.0)]
+        return [*super().examples()[:2], cls(n_features=3, task="regression", activations=EXTENDED, bnn_only=True)]
 
     def _hyper(self, b: int, source: Source) -> _Hyper:
         d = self.n_features

@@ -78,7 +78,8 @@ class Source:
         floor = torch.special.ndtr(-mean / sd)
         u = floor + (1 - floor) * self.uniform(n).double()
         x = mean + sd * torch.special.ndtri(u.clamp(1e-300, 1 - 1e-12))
-        return x.clamp(1e-9, 1e6).to(self.dtype)
+        drawn: Tensor = x.clamp(1e-9, 1e6).to(self.dtype)
+        return drawn
 
     def meta_gamma(self, max_concentration: float, max_scale: float, n: int) -> Tensor:
         """Positive numbers: a = exp U(0, ln max); s = U(0, max_scale); Gamma of shape a and scale s/a, so of mean s."""
@@ -129,7 +130,8 @@ def root_causes(source: Source, n_rows: int, n_causes: Tensor, mixed: Tensor) ->
         codes = codes - codes.mean(dim=1, keepdim=True)
         spread = codes.std(dim=1, correction=0, keepdim=True) + 1e-6
         x.transpose(1, 2)[chosen] = torch.where(zipf[chosen][:, None], codes, codes / spread)
-    return x * (torch.arange(c, device=source.device) < n_causes[:, None])[:, None]
+    used = torch.arange(c, device=source.device) < n_causes[:, None]
+    return x * used[:, None]
 
 
 def observation_noise(source: Source, score: Tensor, *, p_exact: float = 0.25, most: float = 1.0) -> Tensor:
@@ -143,7 +145,8 @@ def observation_noise(source: Source, score: Tensor, *, p_exact: float = 0.25, m
     scale = score.std(dim=1, correction=0, keepdim=True)
     z = (score[..., :1] - score[..., :1].mean(dim=1, keepdim=True)) / (scale[..., :1] + 1e-9)
     uneven = source.chance(0.33, b, 1, 1) * source.normal(b, 1, 1)
-    return score + sd * scale * (uneven * z.clamp(-2, 2)).exp() * source.normal(b, n, k)
+    spread: Tensor = sd * scale * (uneven * z.clamp(-2, 2)).exp()
+    return score + spread * source.normal(b, n, k)
 
 
 def given_columns(source: Source, b: int, n: int, d: int, p_mixed: float) -> Tensor:
@@ -153,4 +156,5 @@ def given_columns(source: Source, b: int, n: int, d: int, p_mixed: float) -> Ten
     x = (x - x.mean(dim=1, keepdim=True)) / (x.std(dim=1, correction=0, keepdim=True) + 1e-6)
     density = source.chance(0.5, b, 1, 1) * source.uniform(b, 1, 1)
     mix = source.normal(b, d, d) * source.chance(density, b, d, d) * (1.5 / d**0.5)
-    return x + x @ mix
+    mixed: Tensor = x + x @ mix
+    return mixed
