@@ -10,7 +10,6 @@ noise, and mechanisms of missing cells.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -364,12 +363,12 @@ def _by_centre(score: Tensor, share: Tensor, source: Source) -> Tensor:
     scaled = score.clamp(-4, 4) * source.log_uniform(0.1, 1.0, b, 1, k)
     distance = torch.cdist(scaled, scaled.gather(1, rows[..., None].expand(b, n_max, k))).square()
     logits = -distance / (0.05 * distance.mean(dim=(1, 2), keepdim=True) + 1e-9)
-    target = share.log()[:, None]
-    offset = target
-    for _ in range(10):
-        taken = (logits + offset).log_softmax(dim=2).logsumexp(dim=1, keepdim=True)
-        offset = torch.where(share[:, None] > 0, offset + target + math.log(n) - taken, -torch.inf)
-    return (logits + offset).argmax(dim=2)
+    near = (logits - logits.amax(dim=2, keepdim=True)).exp()
+    weight = share[..., None]
+    for _ in range(8):
+        per_row = (near @ weight).clamp_min(1e-30)
+        weight = n * share[..., None] / (near.mT @ (1 / per_row)).clamp_min(1e-30)
+    return (logits + weight.mT.log()).argmax(dim=2)
 
 
 def with_label_noise(code: Tensor, n_classes: Tensor, share: Tensor, source: Source) -> Tensor:

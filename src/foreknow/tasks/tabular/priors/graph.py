@@ -62,22 +62,21 @@ class GraphPrior(TablePrior):
         b, d = n_nodes.numel(), self.n_features
         edges = random_graph(n_nodes, source)
         width = source.log_uniform(1.0, _WIDTH + 0.999, b, edges.shape[1]).long()
-        nodes = simulate(edges, n_nodes, width, n_rows, source)  # (b, n, nodes, _WIDTH)
-        target = source.pick(_related(edges, n_nodes), 1)[:, 0]
+        nodes = simulate(edges, n_nodes, width, n_rows, source)  # (b, nodes, _WIDTH, n)
+        batch = torch.arange(b, device=source.device)[:, None]
+        target = source.pick(_related(edges, n_nodes), 1)
         # The target shows as many entries as it has; the first is the score that matters most.
-        shown = torch.arange(N_SCORES, device=source.device) % width.gather(1, target[:, None])
-        scores = nodes[torch.arange(b, device=source.device), :, target].gather(
-            2, shown[:, None].expand(b, n_rows, N_SCORES)
-        )
+        shown = torch.arange(N_SCORES, device=source.device) % width.gather(1, target)
+        scores = nodes[batch, target, shown].mT
         index = torch.arange(edges.shape[1], device=source.device)
         entry = torch.arange(_WIDTH, device=source.device) < width[..., None]
-        is_open = entry & ((index < n_nodes[:, None]) & (index != target[:, None]))[..., None]
+        is_open = entry & ((index < n_nodes[:, None]) & (index != target))[..., None]
         is_open = is_open.flatten(1)
         order = (source.uniform(*is_open.shape) + ~is_open).argsort(dim=1)
         # Small graphs have fewer entries than the table has columns: some are shown again.
         place = torch.arange(d, device=source.device) % is_open.sum(dim=1, keepdim=True)
         chosen = order.gather(1, place)
-        return nodes.flatten(2).gather(2, chosen[:, None].expand(b, n_rows, d)), scores
+        return nodes.flatten(1, 2)[batch, chosen].mT, scores
 
 
 def random_graph(n_nodes: Tensor, source: Source) -> Tensor:
@@ -104,19 +103,20 @@ def _related(edges: Tensor, n_nodes: Tensor) -> Tensor:
 
 
 def simulate(edges: Tensor, n_nodes: Tensor, width: Tensor, n_rows: int, source: Source) -> Tensor:
-    """Values (b, n, nodes, _WIDTH) of all nodes, zero beyond a node's width."""
+    """Values (b, nodes, _WIDTH, n) of all nodes, zero beyond a node's width."""
     b, k = width.shape
-    nodes = torch.zeros(b, n_rows, k, _WIDTH, device=source.device, dtype=source.dtype)
+    nodes = torch.zeros(b, k, _WIDTH, n_rows, device=source.device, dtype=source.dtype)
     kind = source.integers(0, len(_KINDS) - 1, b, k)
     sizes = n_nodes.tolist()
     entry = torch.arange(_WIDTH, device=source.device)
+    batch = torch.arange(b, device=source.device)[:, None]
     for i in range(k):
         g = sum(size > i for size in sizes)  # the first ones, as they are sorted by size
         parents = edges[:g, i]
-        first = parents.float().topk(min(_PARENTS, k), dim=1)
+        n_parents = max(1, int(parents.sum(dim=1).max()))
+        first = parents.to(source.dtype).topk(n_parents, dim=1)
         present = first.values > 0
-        values = nodes[:g].gather(2, first.indices[:, None, :, None].expand(g, n_rows, -1, _WIDTH))
-        values = values * present[:, None, :, None]
+        values = nodes[batch[:g], first.indices].permute(0, 3, 1, 2) * present[:, None, :, None]  # (g, n, p, w)
         known = present[..., None] & (entry < width[:g].gather(1, first.indices)[..., None])
         root = ~present.any(dim=1)
         points = root_points(g, n_rows, width[:g, i], source)
@@ -133,7 +133,7 @@ def simulate(edges: Tensor, n_nodes: Tensor, width: Tensor, n_rows: int, source:
         weight = weight / weight.norm(dim=1, keepdim=True) * source.log_uniform(0.1, 10.0, g, 1)
         out = robust_standardise(out)
         hidden = source.chance(0.5, g, 1, 1) * source.log_uniform(0.01, 0.5, g, 1, 1)
-        nodes[:g, :, i] = (out + hidden * source.normal(g, n_rows, _WIDTH)) * weight[:, None]
+        nodes[:g, i] = ((out + hidden * source.normal(g, n_rows, _WIDTH)) * weight[:, None]).mT
     return nodes
 
 
