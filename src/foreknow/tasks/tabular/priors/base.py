@@ -28,6 +28,7 @@ them place a row among the centres of classes by centre."""
 
 _CLAMP = 4.0
 _MAX_LEVELS = 64
+_MIN_ROWS = 8  # smaller tables may have a constant score
 _FEW_ROWS, _EXEMPT, _REDRAWS = 24, 0.1, 6  # of the filter
 
 
@@ -161,8 +162,11 @@ class TablePrior(Simulator):
                 x, is_categorical = categorise(x, self.p_categorical, source)
             order = source.uniform(n, self.n_features).argsort(dim=1)
             x = x.gather(2, order[:, None].expand_as(x))
-            # Ranks would hide a score that is not finite; 0 * score makes it show.
+            # Ranks would hide a score that is not finite; 0 * score makes it show. A constant one is no target.
             y = y + 0 * score[..., 0]
+            if n_rows >= _MIN_ROWS:
+                constant = score[..., 0].amax(dim=1) == score[..., 0].amin(dim=1)
+                y = y.masked_fill(constant[:, None], torch.nan)
             return x, y, {"n_classes": n_classes, "is_categorical": is_categorical.gather(1, order)}
 
         x, y, info = redraw_non_finite(type(self).__name__, draw, n_tasks)
