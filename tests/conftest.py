@@ -14,6 +14,10 @@ import beartype._check.code.codemain  # noqa: E402, F401
 
 random.getrandbits = _plain
 
+# These draw from the global generator of `random` when they are first imported, whichever test that happens in.
+import rich.style  # noqa: E402, F401
+import sklearn.metrics  # noqa: E402, F401
+
 # Shape annotations are enforced where tensors are computed with. Public records and functions outside refuse bad
 # input with the library's own errors, and a type error of the hook would come before those and hide them.
 _SOURCE = Path(__file__).resolve().parents[1] / "src"

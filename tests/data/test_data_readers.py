@@ -26,7 +26,17 @@ from foreknow.common.errors import (
     ResourceError,
 )
 from foreknow.common.progress import Progress
-from foreknow.data import _csv_file, _source, as_table, iter_table, penguins, read_table, readers, write_csv
+from foreknow.data import (
+    _csv_file,
+    _source,
+    as_table,
+    column_names,
+    iter_table,
+    penguins,
+    read_table,
+    readers,
+    write_csv,
+)
 from foreknow.data.cells import MISSING, interpret
 
 NAN = float("nan")
@@ -88,6 +98,12 @@ def test_kinds_of_text(cells, kind, values):
 def test_delimiters_are_found(put, name, delimiter):
     table = read_table(put(f'a{delimiter}b\n1{delimiter}"x{delimiter}y"\n2{delimiter}z\n', name))
     assert table.names == ("a", "b") and table.column("b").values.tolist() == [f"x{delimiter}y", "z"]
+
+
+def test_names_of_columns_are_read_alone(put, tmp_path):
+    assert column_names(put("a;b c\n1;2\n1;2;3\n")) == ("a", "b c")  # the ragged row is not reached
+    pq.write_table(pa.table({"x": [1], "y": ["z"]}), tmp_path / "t.parquet")
+    assert column_names(tmp_path / "t.parquet") == ("x", "y")
 
 
 def test_text_with_other_delimiters_does_not_fool_the_reader(put):

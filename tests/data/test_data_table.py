@@ -31,6 +31,7 @@ def test_numpy_arrays_become_unnamed_numeric_columns():
     X = np.array([[1, 2.5], [NAN, 4]], order="F")
     result = as_table(X, owner="Owner")
     assert result.names == ("x0", "x1") and not result.named and result.n_rows == 2
+    assert result.shape == X.shape and len(result.rows([1])) == 1
     assert result.schema == {"x0": "numeric", "x1": "numeric"}
     X[:] = 0
     np.testing.assert_array_equal(result.column("x0").values, [1, NAN])

@@ -149,12 +149,20 @@ def test_without_report_only_the_predictions_are_written(run, tmp_path):
     assert job.report_path is None and [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]
 
 
-def test_results_replace_no_input_and_need_a_folder(run, tmp_path):
+def test_results_replace_no_input_and_need_a_folder(run, tmp_path, monkeypatch):
     (tmp_path / "predictions.csv").write_text("precious")
     with pytest.raises(InputError, match="would replace the input"):
         run(out=tmp_path, inputs=(tmp_path / "predictions.csv",))
     assert (tmp_path / "predictions.csv").read_text() == "precious"
     with pytest.raises(InputError, match="it is a file"):
         run(out=tmp_path / "predictions.csv")
+    (tmp_path / "taken" / "report.html").mkdir(parents=True)
+    with pytest.raises(InputError, match="it is a folder"):
+        run(out=tmp_path / "taken")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(InputError, match="cannot write to the folder"):
+        run(out=tmp_path / "locked")
+    assert not (tmp_path / "locked").exists()
+    monkeypatch.undo()
     run(out=tmp_path / "new" / "folder", write_report=True)
     assert (tmp_path / "new" / "folder" / "report.html").is_file()

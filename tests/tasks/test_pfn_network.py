@@ -16,7 +16,7 @@ from foreknow.common.errors import CheckpointError, ConfigError
 from foreknow.common.rng import torch_stream
 from foreknow.core.predictive import Bar
 from foreknow.tasks.pfn.network import PFNNetwork, PFNSettings, build_network, draw_cut, pretrain_network, published_lr
-from foreknow.tasks.pfn.presets import pretrain_shipped, preset_settings, save_weights
+from foreknow.tasks.pfn.presets import preset_settings, pretrain_shipped, save_weights
 from foreknow.tasks.pfn.priors.gp import GPPrior
 from foreknow.tasks.pfn.priors.tabular import TabularBNNPrior
 
@@ -67,7 +67,9 @@ def test_the_cached_context_gives_the_same_logits() -> None:
 
 def test_an_empty_context_gives_the_prior_predictive() -> None:
     prior = GPPrior(lengthscale=0.3, noise=0.01)
-    settings = replace(TINY, n_rows=4, n_steps=150, batch_size=256, optimizer="muon", norm="pre", lr=1e-2, cut="uniform")
+    settings = replace(
+        TINY, n_rows=4, n_steps=150, batch_size=256, optimizer="muon", norm="pre", lr=1e-2, cut="uniform"
+    )
     network, _ = pretrain_network(prior, settings, seed=0, device="cpu")
     with torch.inference_mode():
         x = torch.rand(1, 50, 1, generator=torch_stream(3))

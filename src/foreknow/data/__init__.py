@@ -7,6 +7,7 @@ _PUBLIC = {
     "Table": "foreknow.data.table",
     "as_table": "foreknow.data.table",
     "read_table": "foreknow.data.readers",
+    "column_names": "foreknow.data.readers",
     "iter_table": "foreknow.data.readers",
     "write_csv": "foreknow.data.readers",
     "Encoded": "foreknow.data.encoder",

@@ -31,7 +31,7 @@ class ParquetFile(Source):
     def need_bytes(self) -> float:
         per_row = sum(TEXT_CELL_BYTES if kind == "categorical" else NUMBER_CELL_BYTES for kind in self._kinds())
         block = min(self._n_rows * len(self.names), BLOCK_CELLS)
-        return float(self._n_rows) * per_row + block * BLOCK_CELL_BYTES
+        return float(self._n_rows * per_row + block * BLOCK_CELL_BYTES)
 
     def infer(self, given: Sequence[Kind | None]) -> list[Kind]:
         return [kind or own for kind, own in zip(given, self._kinds())]

@@ -82,6 +82,15 @@ def iter_table(
     return source.tables(n_rows, source.infer(source.complete(schema)), None)
 
 
+def column_names(path: str | Path) -> tuple[str, ...]:
+    """Names of the columns of a table file, without reading its rows.
+
+    Raises:
+        InputError: as `read_table`.
+    """
+    return tuple(_open(path).names)
+
+
 def write_csv(path: str | Path, columns: Mapping[str, Sequence[Any]]) -> None:
     """Write columns of equal length as UTF-8 CSV that `read_table` gives back (tab-separated if `path` ends in .tsv).
 

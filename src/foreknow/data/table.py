@@ -124,6 +124,14 @@ class Table:
         return len(self.columns)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(n_rows, n_columns), as arrays and frames have it: `System` reads it off whatever it is given."""
+        return self.n_rows, self.n_columns
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    @property
     def names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
 

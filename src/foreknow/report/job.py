@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -258,7 +259,11 @@ def _folder(folder: Path, inputs: tuple[str | Path, ...]) -> Iterator[Path]:
             f"cannot use the folder {str(folder)!r}: {reason}.", hint="Choose another with --out."
         ) from error
     try:
+        if not os.access(folder, os.W_OK):
+            raise InputError(f"cannot write to the folder {str(folder)!r}.", hint="Choose another with --out.")
         for name in (PREDICTIONS, REPORT):
+            if (folder / name).is_dir():
+                raise InputError(f"cannot write {str(folder / name)!r}: it is a folder.", hint="Choose another --out.")
             for path in inputs:
                 if (folder / name).exists() and Path(path).exists() and (folder / name).samefile(path):
                     raise InputError(

@@ -86,8 +86,8 @@ def _histogram(axes: Axes, values: NDArray[np.float64], group_of: NDArray[np.int
     bottom = np.zeros(18)
     for group, colour in enumerate(colours):
         height, _ = np.histogram(values[finite & (group_of == group)], bins=edges)
-        axes.bar(edges[:-1], height, width=np.diff(edges), align="edge", bottom=bottom, color=colour)
-        bottom += height
+        axes.stairs(bottom + height, edges, baseline=bottom, fill=True, color=colour)
+        bottom = bottom + height
     axes.locator_params(axis="both", nbins=4)
 
 

@@ -21,9 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF, WhiteKernel
 
 from foreknow.common.progress import ProgressCallback, Reporter
 from foreknow.common.rng import torch_stream
@@ -231,6 +228,10 @@ def _proof_b(n_tasks: int) -> tuple[list[Claim], list[dict[str, object]], list[s
 
 def _mle2(batch: Batch) -> tuple[Array, float]:
     """Mean NLL of scikit-learn's maximum-likelihood GP per task, and median seconds a task."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, WhiteKernel
+
     assert batch.query_y is not None
     nlls, seconds = [], []
     for task in range(batch.n_tasks):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foreknow.common.device import resolve_device
 from foreknow.common.errors import CheckpointError, ConfigError, ForeknowWarning, InputError
 from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import numpy_stream
@@ -93,6 +96,12 @@ class Posterior:
         if self.network.n_classes:
             return dist
         return Transformed(dist, Affine(dist_like(x, self.scaling.y_shift), dist_like(x, self.scaling.y_scale)))
+
+
+@lru_cache(maxsize=4)
+def _shipped(path: Path) -> tuple[PFNNetwork, Simulator]:
+    """A shipped network, read once; nobody changes it."""
+    return PFNNetwork.from_checkpoint(path)
 
 
 def dist_like(like: Tensor, value: float) -> Tensor:
@@ -297,7 +306,7 @@ class PFN(System):
     @classmethod
     def examples(cls) -> list[Example]:
         rng = numpy_stream(0, "pfn", "examples")
-        tiny = PFNSettings(width=16, depth=1, n_heads=2, n_buckets=20, n_rows=12, batch_size=16, n_steps=12)
+        tiny = PFNSettings(width=16, depth=1, n_heads=2, n_buckets=20, n_rows=32, batch_size=16, n_steps=12)
         x = rng.uniform(size=(12, 1))
         table = rng.normal(size=(24, 5))
         label = np.where(table[:, 0] > 0, "yes", "no")
@@ -359,12 +368,13 @@ class PFN(System):
             self.pretrain()
             return self.network_, self._simulator()
         path = weights_path(SHIPPED[self.task]) if source == "shipped" else Path(source)
-        network, prior = PFNNetwork.from_checkpoint(path)
+        network, prior = _shipped(path) if source == "shipped" else PFNNetwork.from_checkpoint(path)
         if prior.target != self.task:
             raise ConfigError(f"PFN: {path.name} holds a network for {prior.target}, but task={self.task!r}.")
-        from foreknow.common.device import resolve_device
-
-        return network.to(resolve_device(self.device)), prior
+        place = resolve_device(self.device)
+        if next(network.parameters()).device != place:
+            network = copy.deepcopy(network).to(place)
+        return network, prior
 
     def _encode(
         self, network: PFNNetwork, prior: Simulator, X: NDArray[np.float64], y: NDArray[np.float64], *, n_classes: int

@@ -93,9 +93,9 @@ class StackNetwork(nn.Module):
         self.encoder = nn.Linear(n_scores + 7, width)
         self.layers = nn.ModuleList(StackLayer(width, settings.n_heads) for _ in range(settings.depth))
         self.out_norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, n_scores + 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.head = nn.Linear(width, n_scores + 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
         self.temperature = nn.Parameter(torch.tensor(float(settings.initial_temperature)))
 
     def tokens(
@@ -149,7 +149,7 @@ class StackNetwork(nn.Module):
         tokens = self.tokens(scores, None, frequency, cache[0][0].shape[2])
         for layer, pair in zip(self.layers, cache):
             tokens = layer(tokens, pair)
-        written = self.out(self.out_norm(tokens)).transpose(1, 2)  # b m c (h + 1)
+        written = self.head(self.out_norm(tokens)).transpose(1, 2)  # b m c (h + 1)
         weight = self.temperature / scores.shape[-1] + written[..., :-1]
         logits: Tensor = (weight * scores).sum(dim=-1) + written[..., -1] + 0.5 * frequency.log()[:, None]
         return logits
@@ -167,8 +167,8 @@ class StackNetwork(nn.Module):
     @torch.no_grad()
     def silence(self) -> None:
         """Forget what training taught: the heads are averaged, as before the first step."""
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
         self.temperature.fill_(self.settings.initial_temperature)
 
     def to_checkpoint(self, prior: object, training: dict[str, Any]) -> Checkpoint:

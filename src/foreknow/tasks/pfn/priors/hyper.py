@@ -34,26 +34,40 @@ def integers(low: int, high: int, shape: tuple[int, ...], generator: Generator, 
 
 
 def gamma(
-    concentration: float, shape: tuple[int, ...], generator: Generator, device: torch.device, dtype: torch.dtype
+    concentration: float | Tensor,
+    shape: tuple[int, ...],
+    generator: Generator,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """Gamma draws of rate 1, never below the smallest normal number of `dtype`."""
-    # A shape below 1 is drawn one higher and multiplied by U^(1/shape).
-    boost = concentration < 1
-    d = concentration + boost - 1 / 3
-    c = (9 * d) ** -0.5
+    """Gamma draws of rate 1, never below the smallest normal number of `dtype`.
+
+    Args:
+        concentration: one number, or a tensor that broadcasts to `shape`.
+        shape: of the draws.
+        generator: source of randomness.
+        device: where the draws go.
+        dtype: their type.
+    """
     place = generator.device
-    value = torch.empty(shape, device=place, dtype=torch.float64).flatten()
+    shapes = torch.as_tensor(concentration, dtype=torch.float64).to(place).expand(shape).reshape(-1)
+    # A shape below 1 is drawn one higher and multiplied by U^(1/shape).
+    boost = shapes < 1
+    d = shapes + boost - 1 / 3
+    c = (9 * d) ** -0.5
+    value = torch.empty_like(shapes)
     pending = torch.arange(value.numel(), device=place)
     while pending.numel():  # a round accepts more than 95 of 100
         z = normal((pending.numel(),), generator, place, torch.float64)
         u = uniform((pending.numel(),), generator, place, torch.float64)
-        v = (1 + c * z) ** 3
+        v = (1 + c[pending] * z) ** 3
         safe = v.clamp_min(torch.finfo(v.dtype).tiny)
-        accepted = (v > 0) & (u.log() < 0.5 * z**2 + d * (1 - v + safe.log()))
-        value[pending[accepted]] = d * v[accepted]
+        accepted = (v > 0) & (u.log() < 0.5 * z**2 + d[pending] * (1 - v + safe.log()))
+        value[pending[accepted]] = (d[pending] * v)[accepted]
         pending = pending[~accepted]
-    if boost:
-        value = value * uniform((value.numel(),), generator, place, torch.float64) ** (1 / concentration)
+    if bool(boost.any()):
+        power = uniform((value.numel(),), generator, place, torch.float64) ** (1 / shapes)
+        value = torch.where(boost, value * power, value)
     return value.reshape(shape).to(device=device, dtype=dtype).clamp_min(torch.finfo(dtype).tiny)
 
 

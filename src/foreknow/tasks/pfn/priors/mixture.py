@@ -23,7 +23,7 @@ class MixturePrior(Simulator):
     """Each task is drawn from one of several simulators, independently of the other tasks.
 
     Tasks of one member are drawn together and put back in random places. `info["member"]`, shape (b,),
-    says which it was; `n_classes` and `n_features` are passed on where members give them. Members whose tables do not
+    says which it was; `n_classes`, `n_features` and `is_categorical` are passed on where members give them. Members whose tables do not
     hold the same columns, kind of target and number of classes are refused.
 
     Args:
@@ -91,7 +91,7 @@ class MixturePrior(Simulator):
         place = member.argsort(stable=True).argsort()  # task -> its row among the tables in member order
         info = {
             key: torch.cat([info[key] for _, _, info in tables])[place]
-            for key in ("n_classes", "n_features")
+            for key in ("n_classes", "n_features", "is_categorical")
             if all(key in info for _, _, info in tables)
         }
         x = torch.cat([x for x, _, _ in tables])[place]
