@@ -1,7 +1,6 @@
 """The contract of every prior, as plain functions `check_<what>(prior)`, chosen by capability.
 
-What they test with is in `values`. A simulator whose inputs may hold NaN says so by a true attribute
-`missing_values`.
+What they test with is in `values`.
 """
 
 from __future__ import annotations
@@ -82,9 +81,9 @@ def check_expected_failures_exist(prior: Prior) -> None:
 
 @PRIORS.add(lambda prior: type(prior).examples.__func__ is not Prior.examples.__func__)  # type: ignore[attr-defined]
 def check_examples_listed(prior: Prior) -> None:
-    """`examples()` gives two or three instances of the class, none of them its own control arm."""
+    """`examples()` gives two to four instances of the class, none of them its own control arm."""
     found = type(prior).examples()
-    expect(2 <= len(found) <= 3, f"examples() must give two or three, got {len(found)}.")
+    expect(2 <= len(found) <= 4, f"examples() must give two to four, got {len(found)}.")
     for item in found:
         expect(type(item) is type(prior), f"examples() gave a {type(item).__name__}.")
         expect(item.off() != item, f"off() must remove something, but {item!r} is its own control arm.")
@@ -159,7 +158,7 @@ def check_samples_as_declared(prior: Prior) -> None:
                 expect(value.dtype == wanted, f"{name} must be {wanted}, got {value.dtype}.")
                 expect(value.device.type == device, f"{name} must be on {device}, got {value.device}.")
                 expect(not value.requires_grad, f"{name} must not carry a gradient.")
-                may_miss = name.endswith("_x") and getattr(prior, "missing_values", False)
+                may_miss = name.endswith("_x") and isinstance(prior, Simulator) and prior.missing_values
                 wrong = value.isinf() if may_miss else ~value.isfinite()
                 expect(not wrong.any(), f"{name} must be finite, got {int(wrong.sum())} cells that are not.")
             for key, item in drawn.info.items():

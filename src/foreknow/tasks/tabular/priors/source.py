@@ -132,9 +132,10 @@ def root_causes(source: Source, n_rows: int, n_causes: Tensor, mixed: Tensor) ->
         tail = torch.cat([rank[:-1] ** -power, torch.special.zeta(power, rank[-1:])], dim=-1)
         chosen = not_normal.nonzero(as_tuple=True)
         codes = pick_levels(source, torch.where(zipf[..., None], tail, weights)[chosen], n_rows)
-        codes = codes - codes.mean(dim=1, keepdim=True)
-        spread = codes.std(dim=1, correction=0, keepdim=True) + 1e-6
-        x.transpose(1, 2)[chosen] = torch.where(zipf[chosen][:, None], codes, codes / spread)
+        if len(codes):  # torch warns of the spread of nothing
+            codes = codes - codes.mean(dim=1, keepdim=True)
+            spread = codes.std(dim=1, correction=0, keepdim=True) + 1e-6
+            x.transpose(1, 2)[chosen] = torch.where(zipf[chosen][:, None], codes, codes / spread)
     return x * (torch.arange(c, device=source.device) < n_causes[:, None])[:, None]
 
 
