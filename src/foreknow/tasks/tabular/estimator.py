@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -83,6 +84,9 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
 
     card = CARD
     tags = Tags(missing_values=True, row_order_invariant=True, column_order_invariant=True, tolerance=0.1)
+    expected_failures: ClassVar[Mapping[str, str]] = {
+        "prior_object_accepted": "the shipped network was fitted to one mixture; another prior needs another network"
+    }
     chunk_size = 2048
 
     def __init__(
