@@ -232,6 +232,11 @@ class Unrelated(Simulator):
         """Largest number of classes of the base simulator."""
         return int(getattr(self.base, "n_classes", 0))
 
+    @property
+    def missing_values(self) -> bool:
+        """Whether the base's tables may have missing cells."""
+        return bool(getattr(self.base, "missing_values", False))
+
     def _draw(
         self, n_tasks: int, n_rows: int, *, generator: Generator, device: torch.device, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
