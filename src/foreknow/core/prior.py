@@ -224,10 +224,6 @@ class Unrelated(Simulator):
         return self.base.target
 
     @property
-    def missing_values(self) -> bool:
-        return self.base.missing_values
-
-    @property
     def n_classes(self) -> int:
         """Largest number of classes of the base simulator."""
         return int(getattr(self.base, "n_classes", 0))
