@@ -224,13 +224,14 @@ class Unrelated(Simulator):
         return self.base.target
 
     @property
-    def missing_values(self) -> bool:
-        return self.base.missing_values
-
-    @property
     def n_classes(self) -> int:
         """Largest number of classes of the base simulator."""
         return int(getattr(self.base, "n_classes", 0))
+
+    @property
+    def missing_values(self) -> bool:
+        """Whether the base's tables may have missing cells."""
+        return bool(getattr(self.base, "missing_values", False))
 
     def _draw(
         self, n_tasks: int, n_rows: int, *, generator: Generator, device: torch.device, dtype: torch.dtype

@@ -15,6 +15,12 @@ if _TYPE_CHECKING:
     from foreknow.tasks.pfn.system import PFN
     from foreknow.tasks.tabular.estimator import TabularClassifier
     from foreknow.tasks.tabular.network import StackNetwork
+    from foreknow.tasks.tabular.priors.base import TablePrior
+    from foreknow.tasks.tabular.priors.graph import GraphPrior
+    from foreknow.tasks.tabular.priors.rules import RulePrior
+    from foreknow.tasks.tabular.priors.scm import SCMPrior
+    from foreknow.tasks.tabular.priors.smooth import SmoothPrior
+    from foreknow.tasks.tabular.priors.trees import TreeSCMPrior
 
 __all__ = [
     "PFN",
@@ -23,14 +29,20 @@ __all__ = [
     "Fixed",
     "GPPrior",
     "Gamma",
+    "GraphPrior",
     "MixturePrior",
     "PFNNetwork",
     "PFNSettings",
+    "RulePrior",
+    "SCMPrior",
+    "SmoothPrior",
     "StackNetwork",
     "StrokePrior",
+    "TablePrior",
     "TabularBNNPrior",
     "TabularClassifier",
     "TabularGPPrior",
+    "TreeSCMPrior",
 ]
 
 __getattr__, __dir__ = _lazy_names(
@@ -41,14 +53,20 @@ __getattr__, __dir__ = _lazy_names(
         "Fixed": "foreknow.tasks.pfn.priors.hyper",
         "GPPrior": "foreknow.tasks.pfn.priors.gp",
         "Gamma": "foreknow.tasks.pfn.priors.hyper",
+        "GraphPrior": "foreknow.tasks.tabular.priors.graph",
         "MixturePrior": "foreknow.tasks.pfn.priors.mixture",
         "PFN": "foreknow.tasks.pfn.system",
         "PFNNetwork": "foreknow.tasks.pfn.network",
         "PFNSettings": "foreknow.tasks.pfn.network",
+        "RulePrior": "foreknow.tasks.tabular.priors.rules",
+        "SCMPrior": "foreknow.tasks.tabular.priors.scm",
+        "SmoothPrior": "foreknow.tasks.tabular.priors.smooth",
         "StackNetwork": "foreknow.tasks.tabular.network",
         "StrokePrior": "foreknow.tasks.pfn.priors.strokes",
+        "TablePrior": "foreknow.tasks.tabular.priors.base",
         "TabularBNNPrior": "foreknow.tasks.pfn.priors.tabular",
         "TabularClassifier": "foreknow.tasks.tabular.estimator",
         "TabularGPPrior": "foreknow.tasks.pfn.priors.tabular",
+        "TreeSCMPrior": "foreknow.tasks.tabular.priors.trees",
     },
 )

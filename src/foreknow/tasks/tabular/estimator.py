@@ -96,7 +96,7 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
         max_rows: int = 2000,
         weights: str = "shipped",
         prior: Prior | str = "paper",
-        random_state: int | None = 0,
+        random_state: int | None = None,
         device: str = "auto",
     ) -> None:
         self.n_estimators = n_estimators
@@ -111,7 +111,7 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
         check_int("TabularClassifier", "max_rows", self.max_rows, low=16)
         if not isinstance(self.weights, str):
             raise ConfigError(f"TabularClassifier: weights must be 'shipped' or a path, got {self.weights!r}.")
-        if isinstance(self.prior, Prior):
+        if isinstance(self.prior, Prior) and self.prior not in (paper_prior(), paper_prior().off()):
             raise ConfigError(
                 "TabularClassifier: prior must be 'paper' or 'off'; its network was fitted to one mixture.",
                 hint="Fit a network to your own prior with foreknow.tasks.tabular.training.pretrain_stack, "
@@ -146,7 +146,7 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
     def _prepare(self, x: NDArray[np.float64], is_categorical: NDArray[np.bool_], codes: NDArray[Any]) -> None:
         self._x, self._is_categorical, self._codes = x, is_categorical, codes
         network = StackNetwork.from_checkpoint(weights_path(SHIPPED) if self.weights == "shipped" else self.weights)
-        if self.prior == "off":
+        if self.prior_ != paper_prior():
             network.silence()
         self.network_ = network.to(self.device_)
         if len(x) > self.max_rows:

@@ -43,7 +43,7 @@ class StackSettings:
     """
 
     heads: HeadSettings = field(default_factory=HeadSettings)
-    width: int = 96
+    width: int = 64
     depth: int = 4
     n_heads: int = 4
     initial_temperature: float = 6.0

@@ -23,8 +23,8 @@ class MixturePrior(Simulator):
     """Each task is drawn from one of several simulators, independently of the other tasks.
 
     Tasks of one member are drawn together and put back in random places. `info["member"]`, shape (b,),
-    says which it was; `n_classes`, `n_features` and `is_categorical` are passed on where members give them. Members whose tables do not
-    hold the same columns, kind of target and number of classes are refused.
+    says which it was; `n_classes`, `n_features` and `is_categorical` are passed on where members give them.
+    Members whose tables do not hold the same columns, kind of target and number of classes are refused.
 
     Args:
         members: the simulators.
@@ -70,6 +70,11 @@ class MixturePrior(Simulator):
     def view(self) -> str:
         """What a picture of the draws should show: as for the first member."""
         return str(getattr(self.members[0], "view", "table"))
+
+    @property
+    def missing_values(self) -> bool:
+        """Whether a member's tables may have missing cells."""
+        return any(getattr(member, "missing_values", False) for member in self.members)
 
     def describe(self) -> str:
         """One line for people."""

@@ -10,9 +10,10 @@ noise, and mechanisms of missing cells.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -27,6 +28,7 @@ N_SCORES = 3
 
 _CLAMP = 4.0
 _MAX_LEVELS = 64
+_FEW_ROWS, _EXEMPT, _REDRAWS = 24, 0.1, 6  # of the filter
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class TablePrior(Simulator):
             a random row), in a fifth of the tables (extension).
         imbalance: share of tables whose class sizes are Dirichlet with a concentration log-uniform on .4..4
             (published: 1, thresholds at random rows); the others are closer to balanced (extension).
+        min_signal: tables are drawn again, up to six times, while a kernel regression explains less than this
+            share of the first score, each row left out of its own prediction (times sqrt(n_classes - 1), as
+            more classes need more signal); a tenth of the tables is exempt (extension, in the style of
+            TabICLv2; 0 switches it off).
     """
 
     n_features: int = 10
@@ -62,6 +68,7 @@ class TablePrior(Simulator):
     p_outliers: float = 0.15
     label_noise: float = 0.25
     imbalance: float = 0.5
+    min_signal: float = 0.08
 
     view: ClassVar[str] = "table"
     _noisy_tables: ClassVar[float] = 0.2
@@ -72,12 +79,17 @@ class TablePrior(Simulator):
         check_int(owner, "min_classes", self.min_classes, low=2)
         check_int(owner, "n_classes", self.n_classes, low=self.min_classes)
         check_option(owner, "task", self.task, TARGETS)
-        for name in ("p_categorical", "p_missing", "p_warped", "p_outliers", "label_noise", "imbalance"):
+        for name in ("p_categorical", "p_missing", "p_warped", "p_outliers", "label_noise", "imbalance", "min_signal"):
             check_real(owner, name, getattr(self, name), low=0, high=1)
 
     @property
     def target(self) -> str:  # type: ignore[override]
         return self.task
+
+    @property
+    def missing_values(self) -> bool:
+        """Whether cells of x may be NaN."""
+        return self.p_missing > 0
 
     @classmethod
     def examples(cls) -> list[Prior]:
@@ -93,13 +105,35 @@ class TablePrior(Simulator):
         goal = "a number" if self.task == "regression" else f"{self.min_classes} to {self.n_classes} classes"
         return f"{first}; {self.n_features} columns, {goal}"
 
-    def plain(self) -> TablePrior:
+    def plain(self) -> Self:
         """The same mechanism without categories, missing cells, bends, outliers and label noise."""
         return replace(self, p_categorical=0.0, p_missing=0.0, p_warped=0.0, p_outliers=0.0, label_noise=0.0)
 
     @abstractmethod
     def _latent(self, n_tasks: int, n_rows: int, n_classes: Tensor, source: Source) -> tuple[Tensor, Tensor]:
         """Columns (b, n, d) and scores (b, n, k >= 1) of tables with `n_classes` (b,)."""
+
+    def _learnable(self, n: int, n_rows: int, n_classes: Tensor, source: Source) -> tuple[Tensor, Tensor]:
+        x, score = self._latent(n, n_rows, n_classes, source)
+        if not self.min_signal or n_rows < _FEW_ROWS:
+            return x, score
+        least = self.min_signal * torch.ones(n, device=source.device)
+        if self.task == "classification":
+            least = least * (n_classes - 1).sqrt()
+        pending = (~source.chance(_EXEMPT, n)).nonzero()[:, 0]
+        pending = pending[signal(x[pending], score[pending, :, 0]) < least[pending]]
+        for _ in range(_REDRAWS):
+            count = pending.numel()
+            if not count:
+                break
+            # A few tables cost little more than one, so each gets several new ones to take the first good of.
+            tables = pending.repeat(max(1, min(4, 16 // count)))
+            new_x, new_score = self._latent(tables.numel(), n_rows, n_classes[tables], source)
+            good = (signal(new_x, new_score[..., 0]) >= least[tables]).view(-1, count)
+            taken = good.byte().argmax(dim=0) * count + torch.arange(count, device=source.device)
+            x[pending], score[pending] = new_x[taken], new_score[taken]
+            pending = pending[~good.any(dim=0)]
+        return x, score
 
     def _scaled(self, score: Tensor) -> Tensor:
         return robust_standardise(score)
@@ -116,7 +150,7 @@ class TablePrior(Simulator):
         def draw(n: int) -> Tables:
             high = 6 if self.task == "regression" else self.n_classes
             n_classes = source.integers(min(self.min_classes, high), high, n)
-            x, score = self._latent(n, n_rows, n_classes, source)
+            x, score = self._learnable(n, n_rows, n_classes, source)
             x, score = robust_standardise(x), self._scaled(score)
             noisy = source.chance(self._noisy_tables, n, 1) * self.label_noise * source.uniform(n, 1)
             if self.task == "regression":
@@ -148,8 +182,25 @@ def robust_standardise(x: Tensor) -> Tensor:
     """Columns of (b, n, d) with mean 0 and standard deviation 1 at any scale; constant columns become 0."""
     x = x - x.mean(dim=1, keepdim=True)
     x = x / x.abs().amax(dim=1, keepdim=True).clamp_min(1e-30)
-    spread = x.std(dim=1, correction=0, keepdim=True)
+    x = x - x.mean(dim=1, keepdim=True)
+    spread = x.square().mean(dim=1, keepdim=True).sqrt()
     return torch.where(spread > 1e-5, x / spread.clamp_min(1e-5), 0 * x)
+
+
+def signal(x: Tensor, score: Tensor) -> Tensor:
+    """Share of the variance of `score` (b, n) that a kernel ridge regression on `x` (b, n, d) explains, (b,).
+
+    The kernel is half linear, half Laplacian; predictions leave the row itself out, in closed form. Where there
+    is nothing to learn the share is below zero. At most 96 rows are looked at.
+    """
+    x, score = robust_standardise(x[:, :96]).clamp(-4, 4), robust_standardise(score[:, :96, None]).clamp(-4, 4)
+    distance = torch.cdist(x, x, p=1)
+    near = torch.exp(-distance / distance.mean(dim=(1, 2), keepdim=True).clamp_min(1e-9))
+    kernel = 0.5 * near + 0.5 * (x @ x.mT) / x.shape[2]
+    kernel.diagonal(dim1=1, dim2=2).add_(0.3)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(kernel).L)
+    missed = (inverse @ score)[..., 0] / inverse.diagonal(dim1=1, dim2=2)
+    return 1 - missed.square().mean(dim=1) / score.square().mean(dim=(1, 2)).clamp_min(1e-9)
 
 
 def soft_clamp(x: Tensor) -> Tensor:
@@ -252,8 +303,9 @@ def classes_of(score: Tensor, n_classes: Tensor, n_max: int, imbalance: float, s
     """Class codes (b, n) from standardised scores (b, n, k).
 
     By rank: class sizes are drawn and cut from the ranked first score. By value (a fifth of the tables):
-    thresholds on it are N(0, 1). By centre (.35 where there are several scores): the class of a row is the
-    nearest of n_classes random rows in the space of the scores. Every class gets at least one row, and five
+    thresholds on it are N(0, 1). By centre (where there are several scores .3, or .6 with more than two
+    classes): the class of a row is the nearest of n_classes random rows in the space of the scores, up to
+    offsets that make the drawn sizes. Every class gets at least one row, and five
     where the table has room; cuts that would part equal scores move to the nearest place between different
     ones where that empties no class. Codes are permuted at random.
     """
@@ -266,22 +318,17 @@ def classes_of(score: Tensor, n_classes: Tensor, n_max: int, imbalance: float, s
     cuts = source.normal(b, n_max).masked_fill(~inner, torch.inf).sort(dim=1).values
     below = torch.searchsorted(ordered, cuts)
     by_value = below.diff(dim=1, prepend=below.new_zeros(b, 1)).to(score.dtype) / n
-    share = torch.where(source.chance(0.2, b, 1), by_value, share)
+    by_cuts = torch.where(source.chance(0.2, b, 1), by_value, share)
     code = torch.empty(b, n, dtype=torch.long, device=device)
-    code.scatter_(1, order, _by_rank(ordered, n_classes, share))
+    code.scatter_(1, order, _by_rank(ordered, n_classes, by_cuts))
     if k > 1:
-        near = source.chance(0.35, b).nonzero()[:, 0]
-        smallest = _floor(n, n_classes)
-        for _ in range(3):  # tables with a class too small try other centres, and in the end stay with ranks
-            if not near.numel():
-                break
-            new = _by_centre(score[near], n_classes[near], n_max, source)
+        near = source.chance(torch.where(n_classes > 2, 0.6, 0.3), b).nonzero()[:, 0]
+        if near.numel() and n >= n_max:
+            new = _by_centre(score[near], share[near], source)
             size = torch.zeros(near.numel(), n_max, dtype=torch.long, device=device)
             size.scatter_add_(1, new, torch.ones_like(new))
-            enough = (size >= smallest[near, None]) | (torch.arange(n_max, device=device) >= n_classes[near, None])
-            fine = enough.all(dim=1)
+            fine = ((size >= _floor(n, n_classes[near])[:, None]) | (share[near] == 0)).all(dim=1)
             code[near[fine]] = new[fine]
-            near = near[~fine]
     return source.shuffled(n_classes, n_max).gather(1, code)
 
 
@@ -313,17 +360,20 @@ def _by_rank(ordered: Tensor, n_classes: Tensor, share: Tensor) -> Tensor:
     return torch.searchsorted(edges, rank[:, :n].contiguous(), right=True).clamp_max(n_max - 1)
 
 
-def _by_centre(score: Tensor, n_classes: Tensor, n_max: int, source: Source) -> Tensor:
-    b, n, k = score.shape
-    if n < n_max:
-        return torch.zeros(b, n, dtype=torch.long, device=score.device)
+def _by_centre(score: Tensor, share: Tensor, source: Source) -> Tensor:
+    """Nearest of random rows, after offsets that bring the class sizes close to `share` (Sinkhorn's iteration)."""
+    (b, n, k), n_max = score.shape, share.shape[1]
     rows = source.uniform(b, n).topk(n_max, dim=1).indices
     # The scores weigh differently from table to table, from one that decides to all alike.
-    scaled = score * source.log_uniform(0.1, 1.0, b, 1, k)
-    centres = scaled.gather(1, rows[..., None].expand(b, n_max, k))
-    distance = torch.cdist(scaled, centres)
-    unused = torch.arange(n_max, device=score.device) >= n_classes[:, None]
-    return distance.masked_fill(unused[:, None], torch.inf).argmin(dim=2)
+    scaled = score.clamp(-4, 4) * source.log_uniform(0.1, 1.0, b, 1, k)
+    distance = torch.cdist(scaled, scaled.gather(1, rows[..., None].expand(b, n_max, k))).square()
+    logits = -distance / (0.05 * distance.mean(dim=(1, 2), keepdim=True) + 1e-9)
+    target = share.log()[:, None]
+    offset = target
+    for _ in range(10):
+        taken = (logits + offset).log_softmax(dim=2).logsumexp(dim=1, keepdim=True)
+        offset = torch.where(share[:, None] > 0, offset + target + math.log(n) - taken, -torch.inf)
+    return (logits + offset).argmax(dim=2)
 
 
 def with_label_noise(code: Tensor, n_classes: Tensor, share: Tensor, source: Source) -> Tensor:

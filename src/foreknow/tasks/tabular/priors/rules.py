@@ -43,13 +43,15 @@ class RulePrior(TablePrior):
     Columns are independent, normal, uniform, skewed or two-humped; those that the rule does not read may be mixed
     with each other. A column that the rule cuts into levels shows, in some tables, the level itself. With
     more than three classes XOR and parity give way to lookup tables, and AND/OR lists have as many steps as
-    classes. Every table has a share of random labels uniform on 0..label_noise (published: .15).
+    classes. Every table has a share of random labels uniform on 0..label_noise (published: .15). Tables
+    are not filtered: what the filter cannot see is what these rules are for.
 
     Args:
         rule: "any", or one kind of `RULES`.
     """
 
     label_noise: float = 0.15
+    min_signal: float = 0.0
     rule: str = "any"
 
     _noisy_tables: ClassVar[float] = 1.0
@@ -160,7 +162,7 @@ def _apply(
         return _random_codes(cell, int(cell.max()) + 1, n_classes, source)
     if name == "tree":
         depth = max(2, int(n_classes.max() - 1).bit_length() + 1)
-        column, threshold = random_trees(drivers, used.sum(dim=1), 1, depth, source)
+        column, threshold = random_trees(drivers, used, 1, depth, source)
         return _random_codes(route(drivers, column, threshold)[..., 0], 2**depth, n_classes, source)
     if name == "product":
         z = robust_standardise(drivers)

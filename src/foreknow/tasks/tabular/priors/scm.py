@@ -92,11 +92,11 @@ class SCMPrior(TablePrior):
     def published(cls, n_features: int = 10, n_classes: int = 10) -> SCMPrior:
         """The released run: normal causes, a fifth of the tables with categories, nothing missing."""
         prior = cls(n_features=n_features, n_classes=n_classes, p_mixed=0.0)
-        return replace(prior.plain(), p_categorical=0.2, imbalance=1.0)
+        return replace(prior.plain(), p_categorical=0.2, imbalance=1.0, min_signal=0.0)
 
     @classmethod
     def examples(cls) -> list[Prior]:
-        return [*super().examples(), cls(n_features=3, activations=EXTENDED, bnn_only=True, p_missing=0.0)]
+        return [*super().examples()[:2], cls(n_features=3, task="regression", activations=EXTENDED, bnn_only=True)]
 
     def _hyper(self, b: int, source: Source) -> _Hyper:
         d = self.n_features

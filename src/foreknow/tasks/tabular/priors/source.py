@@ -46,7 +46,7 @@ class Source:
         return (low + (self.uniform(*shape) * (high - low + 1)).long()).minimum(high)
 
     def log_uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """Exp of a uniform draw on [ln low, ln high]."""
+        """The exponential of a uniform draw on [ln low, ln high]."""
         return self.between(math.log(low), math.log(high), *shape).exp()
 
     def gamma(self, concentration: float | Tensor, *shape: int) -> Tensor:
@@ -72,21 +72,22 @@ class Source:
     # The published two-step draws, one per table.
 
     def trunc_norm_log(self, low: float, high: float, n: int) -> Tensor:
-        """Mu log-uniform on [low, high]; sd = mu * logU(.01, 1); N(mu, sd) cut to positive values."""
+        """Positive numbers: mu log-uniform on [low, high]; sd = mu * logU(.01, 1); N(mu, sd) cut to positive values."""
         mean = self.log_uniform(low, high, n).double()
         sd = mean * self.log_uniform(0.01, 1.0, n).double()
         floor = torch.special.ndtr(-mean / sd)
         u = floor + (1 - floor) * self.uniform(n).double()
         x = mean + sd * torch.special.ndtri(u.clamp(1e-300, 1 - 1e-12))
-        return x.clamp(1e-9, 1e6).to(self.dtype)
+        drawn: Tensor = x.clamp(1e-9, 1e6).to(self.dtype)
+        return drawn
 
     def meta_gamma(self, max_concentration: float, max_scale: float, n: int) -> Tensor:
-        """A = exp U(0, ln max); s = U(0, max_scale); Gamma of shape a and scale s/a, so of mean s."""
+        """Positive numbers: a = exp U(0, ln max); s = U(0, max_scale); Gamma of shape a and scale s/a, so of mean s."""
         a = self.log_uniform(1.0, max_concentration, n)
         return self.gamma(a, n) * self.between(0.0, max_scale, n) / a
 
     def meta_beta(self, scale: float, low: float, high: float, n: int) -> Tensor:
-        """Scale * Beta(b, k), both parameters uniform on [low, high]."""
+        """Draws of scale * Beta(b, k), both parameters uniform on [low, high]."""
         return scale * self.beta(self.between(low, high, n), self.between(low, high, n))
 
     def meta_choice(self, k: int, n: int, *, low: float = -3.0, high: float = 5.0) -> Tensor:
@@ -98,11 +99,6 @@ class Source:
     def meta_coin(self, n: int) -> Tensor:
         """The published choice between True and False."""
         return self.meta_choice(2, n) == 0
-
-
-def pick_levels(source: Source, weights: Tensor, n_rows: int) -> Tensor:
-    """Codes (m, n_rows) of categorical variables with `weights` (m, k)."""
-    return source.pick(weights, n_rows).to(source.dtype)
 
 
 def root_causes(source: Source, n_rows: int, n_causes: Tensor, mixed: Tensor) -> Tensor:
@@ -121,22 +117,21 @@ def root_causes(source: Source, n_rows: int, n_causes: Tensor, mixed: Tensor) ->
     b, c = n_causes.numel(), int(n_causes.max())
     mean = source.normal(b, 1, c)
     x = mean + (source.normal(b, 1, c) * mean).abs() * source.normal(b, n_rows, c)
-    if bool(mixed.any()):
-        p = 0.66 * source.uniform(b, 2)
-        not_normal = source.chance(p[:, :1], b, c) & mixed[:, None]
-        zipf = not_normal & source.chance(p[:, 1:], b, c)
-        levels = source.integers(2, 10, b, c)
+    p = 0.66 * source.uniform(b, 2)
+    not_normal = source.chance(p[:, :1], b, c) & mixed[:, None]
+    chosen = not_normal.nonzero(as_tuple=True)
+    if chosen[0].numel():
+        zipf = source.chance(p[:, 1:], b, c)
         rank = torch.arange(1, 11, device=source.device, dtype=source.dtype)
-        weights = source.uniform(b, c, 10) * (rank <= levels[..., None])
+        weights = source.uniform(b, c, 10) * (rank <= source.integers(2, 10, b, c)[..., None])
         power = 2 + 2 * source.uniform(b, c, 1)
         tail = torch.cat([rank[:-1] ** -power, torch.special.zeta(power, rank[-1:])], dim=-1)
-        chosen = not_normal.nonzero(as_tuple=True)
-        codes = pick_levels(source, torch.where(zipf[..., None], tail, weights)[chosen], n_rows)
-        if len(codes):  # torch warns of the spread of nothing
-            codes = codes - codes.mean(dim=1, keepdim=True)
-            spread = codes.std(dim=1, correction=0, keepdim=True) + 1e-6
-            x.transpose(1, 2)[chosen] = torch.where(zipf[chosen][:, None], codes, codes / spread)
-    return x * (torch.arange(c, device=source.device) < n_causes[:, None])[:, None]
+        codes = source.pick(torch.where(zipf[..., None], tail, weights)[chosen], n_rows).to(source.dtype)
+        codes = codes - codes.mean(dim=1, keepdim=True)
+        spread = codes.std(dim=1, correction=0, keepdim=True) + 1e-6
+        x.transpose(1, 2)[chosen] = torch.where(zipf[chosen][:, None], codes, codes / spread)
+    used = torch.arange(c, device=source.device) < n_causes[:, None]
+    return x * used[:, None]
 
 
 def observation_noise(source: Source, score: Tensor, *, p_exact: float = 0.25, most: float = 1.0) -> Tensor:
@@ -150,4 +145,16 @@ def observation_noise(source: Source, score: Tensor, *, p_exact: float = 0.25, m
     scale = score.std(dim=1, correction=0, keepdim=True)
     z = (score[..., :1] - score[..., :1].mean(dim=1, keepdim=True)) / (scale[..., :1] + 1e-9)
     uneven = source.chance(0.33, b, 1, 1) * source.normal(b, 1, 1)
-    return score + sd * scale * (uneven * z.clamp(-2, 2)).exp() * source.normal(b, n, k)
+    spread: Tensor = sd * scale * (uneven * z.clamp(-2, 2)).exp()
+    return score + spread * source.normal(b, n, k)
+
+
+def given_columns(source: Source, b: int, n: int, d: int, p_mixed: float) -> Tensor:
+    """Columns (b, n, d): root causes of unit scale, in half of the tables mixed with some of each other."""
+    sizes = torch.full((b,), d, device=source.device)
+    x = root_causes(source, n, sizes, source.chance(p_mixed, b))
+    x = (x - x.mean(dim=1, keepdim=True)) / (x.std(dim=1, correction=0, keepdim=True) + 1e-6)
+    density = source.chance(0.5, b, 1, 1) * source.uniform(b, 1, 1)
+    mix = source.normal(b, d, d) * source.chance(density, b, d, d) * (1.5 / d**0.5)
+    mixed: Tensor = x + x @ mix
+    return mixed

@@ -16,7 +16,7 @@ from foreknow.common.validate import check_int, check_real
 from foreknow.core.registry import register
 from foreknow.tasks.tabular.card import CARD
 from foreknow.tasks.tabular.priors.base import N_SCORES, TablePrior
-from foreknow.tasks.tabular.priors.source import Source, observation_noise, root_causes
+from foreknow.tasks.tabular.priors.source import Source, given_columns, observation_noise, root_causes
 
 _BUCKET = 32
 
@@ -70,24 +70,27 @@ class TreeSCMPrior(TablePrior):
     def _direct(self, b: int, n: int, depth: int, source: Source) -> tuple[Tensor, Tensor]:
         d = self.n_features
         x = given_columns(source, b, n, d, self.p_mixed)
-        score = forest(x, torch.full((b,), d, device=x.device), self._n_trees(b, source), depth, N_SCORES, source)
+        score = forest(
+            x, torch.ones(b, d, dtype=torch.bool, device=x.device), self._n_trees(b, source), depth, N_SCORES, source
+        )
         return x, observation_noise(source, score)
 
     def _graph(self, b: int, n: int, depth: int, source: Source) -> tuple[Tensor, Tensor]:
         d = self.n_features
         n_causes = (2 + source.meta_gamma(3.0, 7.0, b).round().long()).clamp_max(16)
         causes = root_causes(source, n, n_causes, source.chance(self.p_mixed, b))
-        value, sizes = causes, n_causes
+        is_cause = torch.arange(causes.shape[2], device=causes.device) < n_causes[:, None]
+        value, inputs = causes, is_cause
         n_layers = source.integers(1, 3, b)
         noise = source.log_uniform(0.01, 0.7, b, 1, 1)
         units = d + N_SCORES
-        nodes, allowed = [causes], [torch.arange(causes.shape[2], device=causes.device) < n_causes[:, None]]
+        nodes, allowed = [causes], [is_cause]
         score = causes.new_empty(b, n, N_SCORES)
         for index in range(1, int(n_layers.max()) + 1):
-            value = forest(value, sizes, self._n_trees(b, source), depth, units, source)
+            value = forest(value, inputs, self._n_trees(b, source), depth, units, source)
             spread = value.std(dim=1, correction=0, keepdim=True)
             value = value + noise * spread * source.normal(b, n, units)
-            sizes = torch.full_like(sizes, units)
+            inputs = inputs.new_ones(b, units)
             final = n_layers == index
             score = torch.where(final[:, None, None], value[..., d:], score)
             nodes.append(value)
@@ -99,24 +102,14 @@ class TreeSCMPrior(TablePrior):
         return everything.gather(2, chosen[:, None].expand(b, n, d)), score
 
 
-def given_columns(source: Source, b: int, n: int, d: int, p_mixed: float) -> Tensor:
-    """Columns (b, n, d): root causes of unit scale, in half of the tables mixed with some of each other."""
-    sizes = torch.full((b,), d, device=source.device)
-    x = root_causes(source, n, sizes, source.chance(p_mixed, b))
-    x = (x - x.mean(dim=1, keepdim=True)) / (x.std(dim=1, correction=0, keepdim=True) + 1e-6)
-    density = source.chance(0.5, b, 1, 1) * source.uniform(b, 1, 1)
-    mix = source.normal(b, d, d) * source.chance(density, b, d, d) * (1.5 / d**0.5)
-    return x + x @ mix
-
-
-def forest(x: Tensor, n_inputs: Tensor, n_trees: Tensor, depth: int, n_outputs: int, source: Source) -> Tensor:
-    """Outputs (b, n, n_outputs) of random forests of columns (b, n, c), of which the first `n_inputs` count.
+def forest(x: Tensor, inputs: Tensor, n_trees: Tensor, depth: int, n_outputs: int, source: Source) -> Tensor:
+    """Outputs (b, n, n_outputs) of random forests of those columns (b, n, c) that are `inputs` (b, c).
 
     Half of the tables use some columns far more than others. The trees of a table have equal weight or, in half
     of the tables, falling weights as in boosting; each output listens to a random part of the trees.
     """
     b, t = x.shape[0], int(n_trees.max())
-    leaf = route(x, *random_trees(x, n_inputs, t, depth, source))
+    leaf = route(x, *random_trees(x, inputs, t, depth, source))
     size = (torch.arange(t, device=x.device) < n_trees[:, None]).to(x.dtype)
     fall = source.chance(0.5, b, 1) * source.between(0.0, 1.0, b, 1)
     size = size / torch.arange(1, t + 1, device=x.device) ** fall
@@ -128,13 +121,12 @@ def forest(x: Tensor, n_inputs: Tensor, n_trees: Tensor, depth: int, n_outputs: 
     return hot @ value.flatten(1, 2)
 
 
-def random_trees(x: Tensor, n_inputs: Tensor, n_trees: int, depth: int, source: Source) -> tuple[Tensor, Tensor]:
+def random_trees(x: Tensor, inputs: Tensor, n_trees: int, depth: int, source: Source) -> tuple[Tensor, Tensor]:
     """Column and threshold of every inner node, both (b, n_trees, 2^depth - 1), nodes level by level."""
     b, n, c = x.shape
     inner = 2**depth - 1
     relevance = (source.chance(0.5, b, 1) * 2.0 * source.normal(b, c)).exp()
-    relevance = relevance * (torch.arange(c, device=x.device) < n_inputs[:, None])
-    column = source.pick(relevance, n_trees * inner)
+    column = source.pick(relevance * inputs, n_trees * inner)
     row = source.integers(0, n - 1, b, n_trees * inner)
     level = torch.arange(1, inner + 1, device=x.device).to(x.dtype).log2().floor().long()
     first = (2**level - 1).expand(n_trees, inner) + inner * torch.arange(n_trees, device=x.device)[:, None]
