@@ -42,7 +42,8 @@ def draw(prior: Prior, n: int = 4, *, seed: int = 0, **options: Any) -> Draw | B
     """`n` seeded draws; of a simulator, small tables."""
     if isinstance(prior, Simulator):
         options = {"n_context": 5, "n_query": 3, **options}
-    return cast(contracts.Samples, prior).sample(n, generator=torch_stream(seed, "checks"), **options)
+    generator = torch_stream(seed, "checks", device=options.get("device") or "cpu")
+    return cast(contracts.Samples, prior).sample(n, generator=generator, **options)
 
 
 def parts(drawn: Draw | Batch) -> dict[str, Tensor]:
