@@ -18,6 +18,7 @@ from foreknow.common.rng import numpy_stream
 from foreknow.common.validate import check_int
 from foreknow.core.predictive import Categorical, Predictive
 from foreknow.core.prior import Prior
+from foreknow.core.registry import register
 from foreknow.core.system import Example, State, System, Tags
 from foreknow.data.encoder import EncodingNote, TableEncoder
 from foreknow.data.table import Table, as_table
@@ -27,9 +28,8 @@ from foreknow.tasks.tabular.features import FeatureMap
 from foreknow.tasks.tabular.heads import FittedHeads
 from foreknow.tasks.tabular.network import StackNetwork, class_frequency
 from foreknow.tasks.tabular.priors import paper_prior
+from foreknow.tasks.tabular.training import SHIPPED
 from foreknow.trained import weights_path
-
-SHIPPED = "tabular-classifier"
 
 
 class _Member:
@@ -53,6 +53,7 @@ class _Member:
         return self.network.read(self.cache, scores, self.frequency)[0]
 
 
+@register(CARD)
 class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
     """Class probabilities for small tables by one forward pass; nothing is tuned or downloaded.
 
@@ -82,7 +83,6 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
         True
     """
 
-    card = CARD
     tags = Tags(missing_values=True, row_order_invariant=True, column_order_invariant=True, tolerance=0.1)
     expected_failures: ClassVar[Mapping[str, str]] = {
         "prior_object_accepted": "the shipped network was fitted to one mixture; another prior needs another network"
@@ -204,6 +204,13 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
         own = {n.removeprefix("encoder."): t.numpy() for n, t in state.tensors.items() if n.startswith("encoder.")}
         self.encoder_ = TableEncoder.from_state(own, state.meta["encoder"])
         self._prepare(*(state.tensors[name].numpy() for name in ("x", "is_categorical", "codes")))
+
+    @classmethod
+    def pretrain_shipped(cls, name: str | None = None, **options: Any) -> dict[str, Any]:
+        """Train (or go on training) the network this system ships; see `foreknow pretrain`."""
+        from foreknow.tasks.tabular.training import pretrain_shipped
+
+        return pretrain_shipped(name, **options)
 
     @classmethod
     def examples(cls) -> list[Example]:
