@@ -23,8 +23,9 @@ from foreknow.core.prior import TARGETS, Prior, Simulator
 from foreknow.tasks.pfn.priors.hyper import Tables, redraw_non_finite
 from foreknow.tasks.tabular.priors.source import Source
 
-N_SCORES = 3
-"""Scores a member gives per row: the first is the target of regression and of classes by rank or value."""
+N_SCORES = 4
+"""Scores a member gives per row: the first is the target of regression and of classes by rank or value, all of
+them place a row among the centres of classes by centre."""
 
 _CLAMP = 4.0
 _MAX_LEVELS = 64
@@ -53,7 +54,7 @@ class TablePrior(Simulator):
         imbalance: share of tables whose class sizes are Dirichlet with a concentration log-uniform on .4..4
             (published: 1, thresholds at random rows); the others are closer to balanced (extension).
         min_signal: tables are drawn again, up to six times, while a kernel regression explains less than this
-            share of the first score, each row left out of its own prediction (times sqrt(n_classes - 1), as
+            share of the scores, each row left out of its own prediction (times sqrt(n_classes - 1), as
             more classes need more signal); a tenth of the tables is exempt (extension, in the style of
             TabICLv2; 0 switches it off).
     """
@@ -121,18 +122,11 @@ class TablePrior(Simulator):
         if self.task == "classification":
             least = least * (n_classes - 1).sqrt()
         pending = (~source.chance(_EXEMPT, n)).nonzero()[:, 0]
-        pending = pending[signal(x[pending], score[pending, :, 0]) < least[pending]]
         for _ in range(_REDRAWS):
-            count = pending.numel()
-            if not count:
+            pending = pending[signal(x[pending], score[pending]) < least[pending]]
+            if not pending.numel():
                 break
-            # A few tables cost little more than one, so each gets several new ones to take the first good of.
-            tables = pending.repeat(max(1, min(4, 16 // count)))
-            new_x, new_score = self._latent(tables.numel(), n_rows, n_classes[tables], source)
-            good = (signal(new_x, new_score[..., 0]) >= least[tables]).view(-1, count)
-            taken = good.byte().argmax(dim=0) * count + torch.arange(count, device=source.device)
-            x[pending], score[pending] = new_x[taken], new_score[taken]
-            pending = pending[~good.any(dim=0)]
+            x[pending], score[pending] = self._latent(pending.numel(), n_rows, n_classes[pending], source)
         return x, score
 
     def _scaled(self, score: Tensor) -> Tensor:
@@ -188,19 +182,21 @@ def robust_standardise(x: Tensor) -> Tensor:
 
 
 def signal(x: Tensor, score: Tensor) -> Tensor:
-    """Share of the variance of `score` (b, n) that a kernel ridge regression on `x` (b, n, d) explains, (b,).
+    """Share of the variance of scores (b, n, k) that a kernel ridge regression on `x` (b, n, d) explains, (b,).
 
+    The mean of the share of the first score and of the mean share of all.
     The kernel is half linear, half Laplacian; predictions leave the row itself out, in closed form. Where there
     is nothing to learn the share is below zero. At most 96 rows are looked at.
     """
-    x, score = robust_standardise(x[:, :96]).clamp(-4, 4), robust_standardise(score[:, :96, None]).clamp(-4, 4)
+    x, score = robust_standardise(x[:, :96]).clamp(-4, 4), robust_standardise(score[:, :96]).clamp(-4, 4)
     distance = torch.cdist(x, x, p=1)
     near = torch.exp(-distance / distance.mean(dim=(1, 2), keepdim=True).clamp_min(1e-9))
     kernel = 0.5 * near + 0.5 * (x @ x.mT) / x.shape[2]
     kernel.diagonal(dim1=1, dim2=2).add_(0.3)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(kernel).L)
-    missed = (inverse @ score)[..., 0] / inverse.diagonal(dim1=1, dim2=2)
-    return 1 - missed.square().mean(dim=1) / score.square().mean(dim=(1, 2)).clamp_min(1e-9)
+    missed = (inverse @ score) / inverse.diagonal(dim1=1, dim2=2)[..., None]
+    share = 1 - missed.square().mean(dim=1) / score.square().mean(dim=1).clamp_min(1e-9)
+    return (share[:, 0] + share.mean(dim=1)) / 2
 
 
 def soft_clamp(x: Tensor) -> Tensor:
@@ -303,7 +299,7 @@ def classes_of(score: Tensor, n_classes: Tensor, n_max: int, imbalance: float, s
     """Class codes (b, n) from standardised scores (b, n, k).
 
     By rank: class sizes are drawn and cut from the ranked first score. By value (a fifth of the tables):
-    thresholds on it are N(0, 1). By centre (where there are several scores .3, or .6 with more than two
+    thresholds on it are N(0, 1). By centre (where there are several scores .3, or .8 with more than two
     classes): the class of a row is the nearest of n_classes random rows in the space of the scores, up to
     offsets that make the drawn sizes. Every class gets at least one row, and five
     where the table has room; cuts that would part equal scores move to the nearest place between different
@@ -322,7 +318,7 @@ def classes_of(score: Tensor, n_classes: Tensor, n_max: int, imbalance: float, s
     code = torch.empty(b, n, dtype=torch.long, device=device)
     code.scatter_(1, order, _by_rank(ordered, n_classes, by_cuts))
     if k > 1:
-        near = source.chance(torch.where(n_classes > 2, 0.6, 0.3), b).nonzero()[:, 0]
+        near = source.chance(torch.where(n_classes > 2, 0.8, 0.3), b).nonzero()[:, 0]
         if near.numel() and n >= n_max:
             new = _by_centre(score[near], share[near], source)
             size = torch.zeros(near.numel(), n_max, dtype=torch.long, device=device)

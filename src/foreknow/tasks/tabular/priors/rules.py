@@ -32,7 +32,6 @@ RULES: dict[str, float] = {
 """Kind of rule -> share of the tables."""
 
 _DRIVERS = 6  # most columns a rule reads
-_CELLS = 27
 
 
 @register(CARD)
@@ -42,9 +41,9 @@ class RulePrior(TablePrior):
 
     Columns are independent, normal, uniform, skewed or two-humped; those that the rule does not read may be mixed
     with each other. A column that the rule cuts into levels shows, in some tables, the level itself. With
-    more than three classes XOR and parity give way to lookup tables, and AND/OR lists have as many steps as
-    classes. Every table has a share of random labels uniform on 0..label_noise (published: .15). Tables
-    are not filtered: what the filter cannot see is what these rules are for.
+    three classes parity reads two columns; with more, XOR and parity give way to lookup tables, and AND/OR
+    lists have as many steps as classes. Every table has a share of random labels uniform on 0..label_noise
+    (published: .15). Tables are not filtered: what the filter cannot see is what these rules are for.
 
     Args:
         rule: "any", or one kind of `RULES`.
@@ -85,7 +84,7 @@ class RulePrior(TablePrior):
             levels = source.normal(b, int(n_classes.max()))
             looked_up = levels.gather(1, value.long().clamp(0, levels.shape[1] - 1))
             value = torch.where(is_code[:, None], looked_up, value)
-            return x, observation_noise(source, value[..., None])
+            return x, observation_noise(source, value[..., None], n_classes)
         # The second score tells `_classes` that the first is a class already; it is the code + 1 there, else 0.
         return x, torch.stack([value, (value + 1) * is_code[:, None]], dim=-1)
 
@@ -136,7 +135,7 @@ def _sizes(kind: Tensor, n_classes: Tensor, m: int, source: Source) -> tuple[Ten
     """How many columns a rule reads, and into how many levels it cuts them, both (b,)."""
     b = kind.numel()
     used = torch.full_like(kind, 2)
-    used = torch.where(kind == _index("parity"), torch.where(n_classes > 2, 3, source.integers(3, 4, b)), used)
+    used = torch.where(kind == _index("parity"), torch.where(n_classes > 2, 2, source.integers(3, 4, b)), used)
     used = torch.where((kind == _index("tree")) | (kind == _index("lookup")), source.integers(2, 3, b), used)
     used = torch.where(kind == _index("product"), source.integers(2, 3, b), used)
     used = torch.where(kind == _index("and_or"), (n_classes - 1).maximum(source.integers(2, 4, b)), used)

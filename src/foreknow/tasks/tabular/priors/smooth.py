@@ -73,7 +73,7 @@ class SmoothPrior(TablePrior):
         phase = 2 * math.pi * source.uniform(b, 1, m)
         wave = (torch.baddbmm(phase, x, frequency * used * relevance / length)).cos()
         wave = wave * used.any(dim=1, keepdim=True)
-        return x, observation_noise(source, wave @ source.normal(b, m, N_SCORES))
+        return x, observation_noise(source, wave @ source.normal(b, m, N_SCORES), n_classes)
 
     def _published(self, b: int, n: int, source: Source) -> tuple[Tensor, Tensor]:
         d = self.n_features

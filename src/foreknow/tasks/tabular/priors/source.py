@@ -134,14 +134,15 @@ def root_causes(source: Source, n_rows: int, n_causes: Tensor, mixed: Tensor) ->
     return x * used[:, None]
 
 
-def observation_noise(source: Source, score: Tensor, *, p_exact: float = 0.25, most: float = 1.0) -> Tensor:
-    """Scores (b, n, k) with normal noise of a standard deviation log-uniform on .03..`most` of their own.
+def observation_noise(source: Source, score: Tensor, n_classes: Tensor) -> Tensor:
+    """Scores (b, n, k) with normal noise of a standard deviation log-uniform on .03..1 of their own.
 
-    A table is left exact with probability `p_exact`; of the others a third has noise that grows along a
-    random score, so that rows differ in how sure they are.
+    It is divided by sqrt(n_classes - 1), as finer classes drown in less of it. A quarter of the tables are left
+    exact; a third of the others has noise that grows along the first score, so that rows differ in how sure they are.
     """
     b, n, k = score.shape
-    sd = source.log_uniform(0.03, most, b, 1, 1) * ~source.chance(p_exact, b, 1, 1)
+    sd = source.log_uniform(0.03, 1.0, b, 1, 1) * ~source.chance(0.25, b, 1, 1)
+    sd = sd / (n_classes - 1).sqrt()[:, None, None]
     scale = score.std(dim=1, correction=0, keepdim=True)
     z = (score[..., :1] - score[..., :1].mean(dim=1, keepdim=True)) / (scale[..., :1] + 1e-9)
     uneven = source.chance(0.33, b, 1, 1) * source.normal(b, 1, 1)

@@ -58,31 +58,31 @@ class TreeSCMPrior(TablePrior):
         for level in range(1, self.max_depth + 1):
             for is_direct in (True, False):
                 group = ((depth == level) & (direct == is_direct)).nonzero()[:, 0]
-                draw = self._direct if is_direct else self._graph
+                draw = self._direct if is_direct else self._causal
                 for tables in torch.split(group, _BUCKET):
                     if tables.numel():
-                        x[tables], score[tables] = draw(tables.numel(), n_rows, level, source)
+                        x[tables], score[tables] = draw(n_classes[tables], n_rows, level, source)
         return x, score
 
     def _n_trees(self, b: int, source: Source) -> Tensor:
         return source.log_uniform(1.0, self.max_trees + 0.999, b).long()
 
-    def _direct(self, b: int, n: int, depth: int, source: Source) -> tuple[Tensor, Tensor]:
-        d = self.n_features
+    def _direct(self, n_classes: Tensor, n: int, depth: int, source: Source) -> tuple[Tensor, Tensor]:
+        b, d = n_classes.numel(), self.n_features
         x = given_columns(source, b, n, d, self.p_mixed)
         score = forest(
             x, torch.ones(b, d, dtype=torch.bool, device=x.device), self._n_trees(b, source), depth, N_SCORES, source
         )
-        return x, observation_noise(source, score)
+        return x, observation_noise(source, score, n_classes)
 
-    def _graph(self, b: int, n: int, depth: int, source: Source) -> tuple[Tensor, Tensor]:
-        d = self.n_features
+    def _causal(self, n_classes: Tensor, n: int, depth: int, source: Source) -> tuple[Tensor, Tensor]:
+        b, d = n_classes.numel(), self.n_features
         n_causes = (2 + source.meta_gamma(3.0, 7.0, b).round().long()).clamp_max(16)
         causes = root_causes(source, n, n_causes, source.chance(self.p_mixed, b))
         is_cause = torch.arange(causes.shape[2], device=causes.device) < n_causes[:, None]
         value, inputs = causes, is_cause
         n_layers = source.integers(1, 3, b)
-        noise = source.log_uniform(0.01, 0.7, b, 1, 1)
+        noise = source.log_uniform(0.01, 0.7, b, 1, 1) / (n_classes - 1).sqrt()[:, None, None]
         units = d + N_SCORES
         nodes, allowed = [causes], [is_cause]
         score = causes.new_empty(b, n, N_SCORES)
