@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -142,11 +141,6 @@ class PFN(System):
     """
 
     tags = Tags(column_order_invariant=False, tolerance=1e-3)
-    expected_failures: ClassVar[Mapping[str, str]] = {
-        "seed_matters_as_tagged[shipped curve]": "reading a shipped network draws nothing",
-        "prior_object_accepted[shipped curve]": "a prior of the caller's trains a network; none is shipped for it",
-        "off_keeps_budget[shipped curve]": "without prior the network is trained now, by another budget",
-    }
 
     def __init__(
         self,
