@@ -288,7 +288,9 @@ def _unpickles(cls, path, *, device="auto"):
 system("save_load_exact", _state=_rounded, tags=replace(RidgeDouble.tags, tolerance=0.05))
 pickles = system("file_is_safetensors", also=("save_load_exact",))
 pickles.save, pickles.load = _pickles, classmethod(_unpickles)
-system("tensors_on_device", _fit=fits(lambda self, X, y: setattr(self, "cache_", {"k": [torch.empty(2, device="meta")]})))
+system(
+    "tensors_on_device", _fit=fits(lambda self, X, y: setattr(self, "cache_", {"k": [torch.empty(2, device="meta")]}))
+)
 
 
 # The process it runs in ------------------------------------------------------------------------------------------

@@ -75,7 +75,9 @@ def test_a_declared_failure_that_passes_is_an_error():
 
 
 def test_run_raises_after_all_checks_and_names_each_failure():
-    with pytest.raises(checks.CheckFailed, match=r"3 of \d+ checks failed:\n\[numbers\] .*settings_left_alone") as failure:
+    with pytest.raises(
+        checks.CheckFailed, match=r"3 of \d+ checks failed:\n\[numbers\] .*settings_left_alone"
+    ) as failure:
         checks.run(broken.learns_without_underscore)
     assert isinstance(failure.value, AssertionError)
     assert str(failure.value).count("must end in '_', got learnt") == 3
@@ -84,7 +86,7 @@ def test_run_raises_after_all_checks_and_names_each_failure():
 def test_checks_are_plain_functions():
     example = RidgeDouble.examples()[0]
     checks.systems.check_fit_returns_self(RidgeDouble(**example.params), example)
-    with pytest.raises(checks.CheckFailed, match="got a? ?BrokenRidge|must return the system itself"):
+    with pytest.raises(checks.CheckFailed, match="must return the system itself"):
         checks.systems.check_fit_returns_self(broken.returns_copy(), example)
 
 
@@ -92,13 +94,13 @@ def test_refused_wants_the_right_error_and_a_short_message():
     def raises(error):
         raise error
 
-    assert refused(lambda: raises(InputError("bad")), InputError, "x").message == "bad"
+    assert refused("x", InputError, raises, InputError("bad")).message == "bad"
     with pytest.raises(checks.CheckFailed, match="x: expected InputError, but it was accepted"):
-        refused(lambda: None, InputError, "x")
+        refused("x", InputError, dict, one=1)
     with pytest.raises(checks.CheckFailed, match="x: expected InputError, got ConfigError: bad"):
-        refused(lambda: raises(ConfigError("bad")), InputError, "x")
+        refused("x", InputError, raises, ConfigError("bad"))
     with pytest.raises(checks.CheckFailed, match="one to five lines, got 9"):
-        refused(lambda: raises(InputError("\n".join("123456789"))), InputError, "x")
+        refused("x", InputError, raises, InputError("\n".join("123456789")))
 
 
 # The watcher and the evidence ------------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ def test_watch_puts_back_what_it_saw_change():
     before, folder = (random_states(), process_settings()), os.getcwd()
     with watch() as trace:
         random.random()
-        np.random.rand()
+        np.random.rand()  # noqa: NPY002 - the state under watch
         np.seterr(over="raise")
         os.mkdir("left")
     assert trace.random == ["random", "numpy.random"]
@@ -128,7 +130,13 @@ def test_watch_puts_back_after_an_error():
 
 @pytest.mark.parametrize(
     ("measured", "bounds"),
-    [(0.5, {"low": 0.4}), (0.5, {"low": 0.6}), (0.5, {"low": 0.1, "high": 0.4}), (-2.0, {"high": -1e-9}), (3e-7, {"high": 1e-5})],
+    [
+        (0.5, {"low": 0.4}),
+        (0.5, {"low": 0.6}),
+        (0.5, {"low": 0.1, "high": 0.4}),
+        (-2.0, {"high": -1e-9}),
+        (3e-7, {"high": 1e-5}),
+    ],
 )
 def test_evidence_as_written_is_sound(measured, bounds):
     claim = Claim("c", measured, unit="nat", **bounds)

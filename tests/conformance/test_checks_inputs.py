@@ -14,7 +14,11 @@ frames = pytest.mark.parametrize("X", FRAMES, ids=["pandas", "polars", "pyarrow"
 
 
 def columns(X):
-    return {str(name): list(X[name].to_pylist() if hasattr(X[name], "to_pylist") else X[name]) for name in COLUMNS if name in list_names(X)}
+    return {
+        str(name): list(X[name].to_pylist() if hasattr(X[name], "to_pylist") else X[name])
+        for name in COLUMNS
+        if name in list_names(X)
+    }
 
 
 def list_names(X):
@@ -25,7 +29,11 @@ def list_names(X):
 def test_frames(X):
     assert inputs.is_frame(X) and inputs.is_table(X) and not inputs.is_matrix(X)
     assert (inputs.n_rows(X), inputs.n_columns(X)) == (3, 3)
-    assert columns(inputs.take_rows(X, [2, 0, 0])) == {"name": ["c", "a", "a"], "size": [3.5, 1.5, 1.5], "count": [3, 1, 1]}
+    assert columns(inputs.take_rows(X, [2, 0, 0])) == {
+        "name": ["c", "a", "a"],
+        "size": [3.5, 1.5, 1.5],
+        "count": [3, 1, 1],
+    }
     assert inputs.n_rows(inputs.take_rows(X, [])) == 0
     assert list_names(inputs.take_columns(X, [2, 0])) == ["count", "name"]
     changed = inputs.with_cell(X, np.inf)

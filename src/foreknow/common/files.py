@@ -38,18 +38,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         InputError: if the folder does not exist, cannot be written, or `path` is a folder.
     """
     target = Path(path)
-    if target.is_dir():
+    if os.path.isdir(target):
         raise InputError(f"cannot write {str(target)!r}: it is a folder.", hint="Name a file.")
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise InputError(
             f"cannot write {str(target)!r}: the folder {str(target.parent)!r} does not exist.",
             hint=f"Make it first: mkdir -p {target.parent}",
         )
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"cannot write {str(target)!r}: {error.strerror}.", hint="Choose a folder you may write to."
+            f"cannot write {str(target)!r:.300}: {reason}.", hint="Choose a folder you may write to, and a short name."
         ) from error
     os.close(handle)
     temporary = Path(name)

@@ -133,8 +133,13 @@ def environment() -> dict[str, Any]:
         **{name: metadata.version(name) for name in names},
         "system": platform.system(),
         "processor": _processor(),
-        "n_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "n_cores": n_cores(),
     }
+
+
+def n_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_evidence(slug: str) -> dict[str, Any] | None:

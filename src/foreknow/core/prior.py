@@ -117,10 +117,10 @@ class Prior(ABC):
 
     @classmethod
     def examples(cls) -> list[Prior]:
-        """Two or three tiny instances for the shared tests."""
+        """Two to four tiny instances for the shared tests."""
         raise CapabilityError(
             f"{cls.__name__} names no examples().",
-            hint="Return two or three tiny instances; see CONTRIBUTING.md.",
+            hint="Return two to four tiny instances; see CONTRIBUTING.md.",
         )
 
 
@@ -131,8 +131,8 @@ class Simulator(Prior):
     """A prior over whole tasks: each draw is a table of rows with targets.
 
     Rows of a task are exchangeable, so any split into context and query is a fair one. A subclass is a
-    frozen dataclass with the fields `n_features` and, for classification, `n_classes`, and writes
-    `_draw`.
+    frozen dataclass with the fields `n_features`, for classification `n_classes`, and where cells may be
+    missing `p_missing`; it writes `_draw`.
     """
 
     n_features: int
@@ -143,6 +143,11 @@ class Simulator(Prior):
         self, n_tasks: int, n_rows: int, *, generator: Generator, device: torch.device, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """`(x, y, info)` with shapes (n_tasks, n_rows, n_features) and (n_tasks, n_rows)."""
+
+    @property
+    def missing_values(self) -> bool:
+        """Whether inputs may hold NaN."""
+        return float(getattr(self, "p_missing", 0.0)) > 0
 
     def sample(
         self,

@@ -112,6 +112,12 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
             if name in cls.__dict__:
                 raise TypeError(f"{cls.__name__}.{name} is final; write the hook _{name} instead.")
         if not inspect.isabstract(cls):
+            known = _CLASSES.get(cls.__name__, cls)
+            if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ConfigError(  # a file names its class: two of one name could not be told apart
+                    f"two systems are called {cls.__name__!r}: in {known.__module__} and in {cls.__module__}.",
+                    hint="Give the new one another name.",
+                )
             _CLASSES[cls.__name__] = cls
 
     # Hooks -------------------------------------------------------------------------------------------------

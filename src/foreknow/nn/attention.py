@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from foreknow.common.errors import CheckpointError, ConfigError
 from foreknow.common.validate import check_int, check_option, check_real
 
-KeysValues = tuple[Float[Tensor, "b h n c"], Float[Tensor, "b h n c"]]
-"""Keys and values of one layer, split into heads."""
+KeysValues = tuple[Float[Tensor, "sets heads keys size"], Float[Tensor, "sets heads keys size"]]
+"""Keys and values of one layer, split into heads of `size` numbers each."""
 
 
 class MultiheadAttention(nn.Module):

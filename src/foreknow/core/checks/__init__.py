@@ -10,6 +10,7 @@ may declare `expected_failures = {"check": "reason"}`; a declared failure that p
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from foreknow.core.checks import refusals, systems  # noqa: F401 - they fill the suite of systems
 from foreknow.core.checks.base import CheckFailed, Outcome
@@ -41,7 +42,7 @@ def checks_of(kind: type[System] | type[Prior]) -> dict[str, Checks]:
     if issubclass(kind, System):
         return {example.name: system_checks(kind, example) for example in kind.examples()}
     found: dict[str, Checks] = {}
-    for number, prior in enumerate(kind.examples()):
+    for number, prior in enumerate(cast(type[Prior], kind).examples()):
         for label, instance in ((str(number), prior), (f"{number}-off", prior.off())):
             found[label] = prior_checks(instance, label)
     return found

@@ -25,11 +25,11 @@ def expect(holds: object, message: str) -> None:
 Kinds = type[ForeknowError] | tuple[type[ForeknowError], ...]
 
 
-def refused(action: Callable[[], object], kind: Kinds, what: str) -> ForeknowError:
-    """The error of `kind` that `action` meets; a CheckFailed if it meets another one or none."""
+def refused(what: str, kind: Kinds, call: Callable[..., object], *args: Any, **named: Any) -> ForeknowError:
+    """The error of `kind` that a call meets; a CheckFailed if it meets another one or none."""
     names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
     try:
-        action()
+        call(*args, **named)
     except kind as error:
         lines = str(error).splitlines()
         expect(0 < len(lines) <= 5, f"{what}: the message must have one to five lines, got {len(lines)}: {error}")

@@ -14,7 +14,7 @@ from foreknow.core.system import Example
 
 def is_frame(X: object) -> bool:
     """Whether `X` is an eager data frame (pandas, polars, pyarrow, ...)."""
-    return isinstance(nw.from_native(X, eager_only=True, pass_through=True), nw.DataFrame)  # type: ignore[call-overload]
+    return isinstance(nw.from_native(X, eager_only=True, pass_through=True), nw.DataFrame)
 
 
 def is_matrix(X: object) -> bool:
@@ -23,6 +23,7 @@ def is_matrix(X: object) -> bool:
 
 
 def is_table(X: object) -> bool:
+    """Whether `X` has rows and columns."""
     return is_matrix(X) or is_frame(X)
 
 
@@ -32,10 +33,12 @@ def new_rows(example: Example) -> Any:
 
 
 def n_rows(X: Any) -> int:
+    """How many rows `X` has."""
     return int(X.shape[0]) if hasattr(X, "shape") else len(X)
 
 
 def n_columns(X: Any) -> int:
+    """How many columns the table `X` has."""
     return int(X.shape[1])
 
 
@@ -104,7 +107,7 @@ def same_data(one: Any, other: Any) -> bool:
             return False
         if one.dtype == object:
             return repr(one.tolist()) == repr(other.tolist())
-        return one.tobytes() == other.tobytes()
+        return bytes(one.tobytes()) == bytes(other.tobytes())
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(same_data(a, b) for a, b in zip(one, other, strict=True))
     return repr(one) == repr(other)

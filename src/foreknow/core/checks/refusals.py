@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -43,18 +42,18 @@ def _works_or_refuses(system: System, example: Example, what: str) -> None:
         if isinstance(error, CheckFailed):
             raise CheckFailed(f"{what}: {error}") from error
     except Exception as error:
-        raise CheckFailed(f"{what}: expected a result or a ForeknowError, got {type(error).__name__}: {error}") from error
-
-
-def _fit(system: System, X: Any, y: Any) -> Callable[[], object]:
-    return lambda: rebuild(system).fit(X, y)
+        raise CheckFailed(
+            f"{what}: expected a result or a ForeknowError, got {type(error).__name__}: {error}"
+        ) from error
 
 
 def is_matrix(system: System, example: Example) -> bool:
+    """The rows are an array of numbers."""
     return inputs.is_matrix(example.X)
 
 
 def has_numbers(system: System, example: Example) -> bool:
+    """The rows are a table with a column of floats."""
     return inputs.with_cell(example.X, 0.0) is not None
 
 
@@ -65,7 +64,8 @@ def has_numbers(system: System, example: Example) -> bool:
 def check_empty_refused(system: System, example: Example) -> None:
     """No rows to learn from are refused; no rows to predict are refused or give no predictions."""
     none = inputs.take_rows(example.X, [])
-    refused(_fit(system, none, None if example.y is None else np.asarray(example.y)[:0]), InputError, "no rows")
+    y = None if example.y is None else np.asarray(example.y)[:0]
+    refused("no rows", InputError, rebuild(system).fit, none, y)
     fitted = observe(system, example).system
     try:
         found = outputs(fitted, inputs.take_rows(inputs.new_rows(example), []))
@@ -85,6 +85,7 @@ def check_one_row(system: System, example: Example) -> None:
 
 @SYSTEMS.add(on_table)
 def check_one_column(system: System, example: Example) -> None:
+    """A table of one column is enough or refused."""
     changes = {"X": inputs.take_columns(example.X, [0]), "X_new": inputs.take_columns(inputs.new_rows(example), [0])}
     _works_or_refuses(system, replace(example, **changes), "one column")
 
@@ -120,8 +121,8 @@ def check_missing_cells_as_tagged(system: System, example: Example) -> None:
     if system.tags.missing_values:
         outputs(rebuild(system).fit(X, example.y), X_new)
         return
-    for action in (_fit(system, X, example.y), lambda: outputs(observe(system, example).system, X_new)):
-        error = refused(action, InputError, "a missing cell")
+    for call, *given in ((rebuild(system).fit, X, example.y), (outputs, observe(system, example).system, X_new)):
+        error = refused("a missing cell", InputError, call, *given)
         expect("nan" in str(error).lower() or "missing" in str(error).lower(), f"the message names no NaN: {error}")
 
 
@@ -150,25 +151,26 @@ def check_wrong_columns_refused(system: System, example: Example) -> None:
         cases.append([*range(width), 0])
     for columns in cases:
         table = inputs.take_columns(rows, columns)
-        refused(lambda table=table: outputs(fitted, table), InputError, f"{len(columns)} instead of {width} columns")
+        refused(f"{len(columns)} instead of {width} columns", InputError, outputs, fitted, table)
 
 
 @SYSTEMS.add(is_matrix)
 def check_wrong_axes_refused(system: System, example: Example) -> None:
     """A row without its table, and a stack of tables."""
     fitted, rows = observe(system, example).system, inputs.new_rows(example)
-    for wrong in (lambda table: table[0], lambda table: table[None]):
-        X = wrong(example.X)
-        refused(_fit(system, X, example.y), InputError, f"fit with shape {X.shape}")
-        refused(lambda X=wrong(rows): outputs(fitted, X), InputError, f"predict with shape {wrong(rows).shape}")
+    for X in (example.X[0], example.X[None]):
+        refused(f"fit with shape {X.shape}", InputError, rebuild(system).fit, X, example.y)
+    for X in (rows[0], rows[None]):
+        refused(f"predict with shape {X.shape}", InputError, outputs, fitted, X)
 
 
 @SYSTEMS.add()
 def check_wrong_types_refused(system: System, example: Example) -> None:
+    """What is no table at all, to learn from and to predict."""
     fitted = observe(system, example).system
     for name, X in WRONG_TYPES.items():
-        refused(_fit(system, X, example.y), InputError, f"fit with {name}")
-        refused(lambda X=X: outputs(fitted, X), InputError, f"predict with {name}")
+        refused(f"fit with {name}", InputError, rebuild(system).fit, X, example.y)
+        refused(f"predict with {name}", InputError, outputs, fitted, X)
     words = np.full((inputs.n_rows(example.X), 2), "word", dtype=object)
     _works_or_refuses(system, replace(example, X=words, X_new=words), "a table of words")
 
@@ -196,7 +198,7 @@ def check_bad_targets_refused(system: System, example: Example) -> None:
         cases["NaN in the target"] = np.array([np.nan, *y.tolist()[1:]])
         cases["infinity in the target"] = np.array([np.inf, *y.tolist()[1:]])
     for name, bad in cases.items():
-        refused(_fit(system, example.X, bad), InputError, name)
+        refused(name, InputError, rebuild(system).fit, example.X, bad)
 
 
 # Settings and order of calls -------------------------------------------------------------------------------------
@@ -219,28 +221,24 @@ def check_bad_settings_refused(system: System, example: Example) -> None:
         elif isinstance(defaults[name].default, str):
             bad += ["no-such-option"]
         for value in bad:
-            changed = rebuild(system, **{name: value})
-            action = lambda changed=changed: changed.fit(example.X, example.y)  # noqa: E731
             kind = (ConfigError, InputError) if value == "no-such-option" else ConfigError
-            refused(action, kind, f"{name}={value!r:.40}")
+            refused(f"{name}={value!r:.40}", kind, rebuild(system, **{name: value}).fit, example.X, example.y)
 
 
 @SYSTEMS.add()
 def check_bad_prior_refused(system: System, example: Example) -> None:
     """None is not "no prior", and names other than "paper" and "off" are unknown."""
     for prior in (None, "bayes", 3, object(), True):
-        changed = rebuild(system, prior=prior)
-        action = lambda changed=changed: changed.fit(example.X, example.y)  # noqa: E731
-        refused(action, ConfigError, f"prior={prior!r:.40}")
+        refused(f"prior={prior!r:.40}", ConfigError, rebuild(system, prior=prior).fit, example.X, example.y)
 
 
 @SYSTEMS.add()
 def check_not_fitted_refused(system: System, example: Example) -> None:
     """Before `fit`, results meet a NotFittedError that is also scikit-learn's."""
     fresh, rows = rebuild(system), inputs.new_rows(example)
-    names = [name for name in ("predict", "predict_proba", "predict_dist", "transform") if hasattr(fresh, name)]
-    actions = {name: lambda name=name: getattr(fresh, name)(rows) for name in names}
-    actions["save"] = lambda: fresh.save("never-written.safetensors")
-    for name, action in actions.items():
-        error = refused(action, NotFittedError, f"{name} before fit")
+    given = dict.fromkeys(("predict", "predict_proba", "predict_dist", "transform"), rows)
+    for name, argument in {**given, "save": "never-written.safetensors"}.items():
+        if not hasattr(fresh, name):
+            continue
+        error = refused(f"{name} before fit", NotFittedError, getattr(fresh, name), argument)
         expect(isinstance(error, sklearn.exceptions.NotFittedError), f"{name}: the error is not scikit-learn's.")

@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,13 +21,13 @@ from foreknow.common.errors import ForeknowWarning
 
 def random_states() -> dict[str, Any]:
     """The global random states of Python, numpy and torch, comparable with `==`."""
-    _, keys, position, has_gauss, cached = np.random.get_state()  # type: ignore[misc]
+    _, keys, position, has_gauss, cached = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002
     states: dict[str, Any] = {
         "random": random.getstate(),
         "numpy.random": (keys.tobytes(), position, has_gauss, cached),
         "torch": torch.get_rng_state().numpy().tobytes(),
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         states["torch.cuda"] = [state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()]
     return states
 
@@ -119,7 +119,7 @@ def _no_network(attempts: list[str]) -> Iterator[None]:
             return super().__new__(cls, family, *args, **kwargs)
 
     socket.socket = Refused  # type: ignore[misc]
-    socket.getaddrinfo = lambda host, *args, **kwargs: refuse(f"address of {host!r}")  # type: ignore[assignment,misc]
+    socket.getaddrinfo = lambda host, *args, **kwargs: refuse(f"address of {host!r}")  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -130,7 +130,7 @@ def put_back(states: dict[str, Any], settings: dict[str, Any]) -> None:
     """Restore what `random_states()` and `process_settings()` said."""
     random.setstate(states["random"])
     keys, position, has_gauss, cached = states["numpy.random"]
-    np.random.set_state(("MT19937", np.frombuffer(keys, dtype=np.uint32), position, has_gauss, cached))
+    np.random.set_state(("MT19937", np.frombuffer(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(torch.frombuffer(bytearray(states["torch"]), dtype=torch.uint8))
     torch.set_num_threads(settings["torch.get_num_threads()"])
     torch.set_default_dtype(settings["torch.get_default_dtype()"])

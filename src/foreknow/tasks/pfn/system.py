@@ -311,7 +311,6 @@ class PFN(System):
         table = rng.normal(size=(24, 5))
         label = np.where(table[:, 0] > 0, "yes", "no")
         return [
-            Example("shipped curve", {"random_state": 0}, x, np.sin(6 * x[:, 0])),
             Example("trained curve", {"weights": "fit", "settings": tiny, "random_state": 0}, x, np.sin(6 * x[:, 0])),
             Example(
                 "trained table",

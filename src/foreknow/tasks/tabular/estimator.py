@@ -17,6 +17,7 @@ from foreknow.common.rng import numpy_stream
 from foreknow.common.validate import check_int
 from foreknow.core.predictive import Categorical, Predictive
 from foreknow.core.prior import Prior
+from foreknow.core.registry import register
 from foreknow.core.system import Example, State, System, Tags
 from foreknow.data.encoder import EncodingNote, TableEncoder
 from foreknow.data.table import Table, as_table
@@ -26,9 +27,8 @@ from foreknow.tasks.tabular.features import FeatureMap
 from foreknow.tasks.tabular.heads import FittedHeads
 from foreknow.tasks.tabular.network import StackNetwork, class_frequency
 from foreknow.tasks.tabular.priors import paper_prior
+from foreknow.tasks.tabular.training import SHIPPED
 from foreknow.trained import weights_path
-
-SHIPPED = "tabular-classifier"
 
 
 class _Member:
@@ -52,6 +52,7 @@ class _Member:
         return self.network.read(self.cache, scores, self.frequency)[0]
 
 
+@register(CARD)
 class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
     """Class probabilities for small tables by one forward pass; nothing is tuned or downloaded.
 
@@ -81,7 +82,6 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
         True
     """
 
-    card = CARD
     tags = Tags(missing_values=True, row_order_invariant=True, column_order_invariant=True, tolerance=0.1)
     chunk_size = 2048
 
@@ -92,7 +92,7 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
         max_rows: int = 2000,
         weights: str = "shipped",
         prior: Prior | str = "paper",
-        random_state: int | None = 0,
+        random_state: int | None = None,
         device: str = "auto",
     ) -> None:
         self.n_estimators = n_estimators
@@ -107,7 +107,7 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
         check_int("TabularClassifier", "max_rows", self.max_rows, low=16)
         if not isinstance(self.weights, str):
             raise ConfigError(f"TabularClassifier: weights must be 'shipped' or a path, got {self.weights!r}.")
-        if isinstance(self.prior, Prior):
+        if isinstance(self.prior, Prior) and self.prior not in (paper_prior(), paper_prior().off()):
             raise ConfigError(
                 "TabularClassifier: prior must be 'paper' or 'off'; its network was fitted to one mixture.",
                 hint="Fit a network to your own prior with foreknow.tasks.tabular.training.pretrain_stack, "
@@ -142,7 +142,7 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
     def _prepare(self, x: NDArray[np.float64], is_categorical: NDArray[np.bool_], codes: NDArray[Any]) -> None:
         self._x, self._is_categorical, self._codes = x, is_categorical, codes
         network = StackNetwork.from_checkpoint(weights_path(SHIPPED) if self.weights == "shipped" else self.weights)
-        if self.prior == "off":
+        if self.prior_ != paper_prior():
             network.silence()
         self.network_ = network.to(self.device_)
         if len(x) > self.max_rows:
@@ -200,6 +200,13 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
         own = {n.removeprefix("encoder."): t.numpy() for n, t in state.tensors.items() if n.startswith("encoder.")}
         self.encoder_ = TableEncoder.from_state(own, state.meta["encoder"])
         self._prepare(*(state.tensors[name].numpy() for name in ("x", "is_categorical", "codes")))
+
+    @classmethod
+    def pretrain_shipped(cls, name: str | None = None, **options: Any) -> dict[str, Any]:
+        """Train (or go on training) the network this system ships; see `foreknow pretrain`."""
+        from foreknow.tasks.tabular.training import pretrain_shipped
+
+        return pretrain_shipped(name, **options)
 
     @classmethod
     def examples(cls) -> list[Example]:

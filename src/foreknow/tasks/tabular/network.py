@@ -43,7 +43,7 @@ class StackSettings:
     """
 
     heads: HeadSettings = field(default_factory=HeadSettings)
-    width: int = 96
+    width: int = 64
     depth: int = 4
     n_heads: int = 4
     initial_temperature: float = 6.0
@@ -66,12 +66,14 @@ class StackLayer(nn.Module):
         nn.init.zeros_(self.mlp_out.weight)
         nn.init.zeros_(self.mlp_out.bias)
 
-    def keys_values(self, context: Float[Tensor, "b c n e"]) -> KeysValues:
+    def keys_values(self, context: Float[Tensor, "tables classes n e"]) -> KeysValues:
         """Keys and values of the context rows, one set per table and class."""
         pair: KeysValues = self.attention.keys_values(self.attention_norm(context).flatten(0, 1))
         return pair
 
-    def forward(self, tokens: Float[Tensor, "b c m e"], keys_values: KeysValues) -> Float[Tensor, "b c m e"]:
+    def forward(
+        self, tokens: Float[Tensor, "tables classes m e"], keys_values: KeysValues
+    ) -> Float[Tensor, "tables classes m e"]:
         """The tokens after reading the context and each other class."""
         read = self.attention(self.attention_norm(tokens).flatten(0, 1), keys_values)
         tokens = tokens + read.unflatten(0, tokens.shape[:2])

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foreknow.common.device import resolve_device
+from foreknow.common.errors import ConfigError
 from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import numpy_stream, seed_of, seeded_init, torch_stream
-from foreknow.common.validate import check_int
+from foreknow.common.validate import check_int, check_option
 from foreknow.core.batch import Batch
 from foreknow.core.records import record, to_json
 from foreknow.tasks.tabular.features import FeatureMap, drop_empty
 from foreknow.tasks.tabular.heads import FittedHeads, HeadSettings
 from foreknow.tasks.tabular.network import StackNetwork, StackSettings
-from foreknow.tasks.tabular.priors import TablePrior
+from foreknow.tasks.tabular.priors import TablePrior, members_and_weights, paper_prior
 from foreknow.train.config import TrainConfig
 from foreknow.train.loop import TrainResult, train
 
@@ -205,3 +206,84 @@ def pretrain_stack(
         identity=identity,
     )
     return network.eval(), result
+
+
+SHIPPED = "tabpfn-classifier"
+"""Name of the shipped network of `TabularClassifier`."""
+
+
+def pretrain_shipped(
+    name: str | None = None,
+    *,
+    minutes: float | None = None,
+    n_steps: int | None = None,
+    preset: str | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    resume: bool = False,
+    out: Path,
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
+) -> dict[str, Any]:
+    """Train the shipped network, or go on with it; see `foreknow pretrain`.
+
+    Args:
+        name: only `SHIPPED` is known.
+        minutes: wall-clock budget; the schedule finishes within it.
+        n_steps: steps instead; one of both is needed unless a preset is given.
+        preset: "quick" (seconds), "small" (500 steps) or "paper" (100 000 steps of wider tables).
+        device, devices: where to train.
+        resume: go on from the state in `out`.
+        out: folder for `<name>.safetensors` (weights), `<name>.state.safetensors` and `<name>.log.jsonl`.
+        seed: of weights and draws.
+        progress: told after every step.
+
+    Returns:
+        Paths, steps, seconds and the last loss.
+    """
+    chosen = check_option("tabpfn", "weights", name or SHIPPED, (SHIPPED,))
+    if minutes is not None and n_steps is not None:
+        raise ConfigError("pretrain: give minutes or steps, not both.")
+    shapes, settings, steps = _PRESETS[check_option("pretrain", "preset", preset or "shipped", tuple(_PRESETS))]
+    members, weights = members_and_weights()
+    out.mkdir(parents=True, exist_ok=True)
+    state, log = out / f"{chosen}.state.safetensors", out / f"{chosen}.log.jsonl"
+    network, result = pretrain_stack(
+        members,
+        weights,
+        settings=settings,
+        shapes=shapes,
+        n_steps=steps if n_steps is None else check_int("pretrain", "n_steps", n_steps, low=1),
+        minutes=minutes,
+        seed=seed,
+        device=device,
+        devices=devices,
+        progress=progress,
+        log_path=log,
+        checkpoint_path=state,
+        resume=resume,
+    )
+    budget = f"--minutes {minutes:g}" if minutes else f"--steps {result.steps}"
+    training = {
+        "command": f"foreknow pretrain tabpfn --weights {chosen} {budget} --seed {seed}",
+        "seed": seed,
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "loss": result.last_loss,
+        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
+    }
+    path = out / f"{chosen}.safetensors"
+    network.to_checkpoint(paper_prior(), training).save(path, half=True)
+    return {"weights": str(path), "state": str(state), "log": str(log), **training}
+
+
+_PRESETS = {
+    "shipped": (TaskShapes(), StackSettings(), 5000),
+    "quick": (
+        TaskShapes(n_rows=(24, 40), n_features=(2, 4), n_classes=(2, 3), tokens=200),
+        StackSettings(width=16),
+        10,
+    ),
+    "small": (TaskShapes(), StackSettings(), 500),
+    "paper": (TaskShapes(n_rows=(128, 1024), n_features=(2, 64), tokens=200_000), StackSettings(width=192), 100_000),
+}
