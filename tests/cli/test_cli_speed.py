@@ -23,8 +23,10 @@ def test_import_and_help_are_quick_and_load_nothing_heavy():
     for _ in range(5):  # in turn, so that a busy moment of the machine meets all three
         for name, code in codes.items():
             least[name] = min(least[name], seconds(code))
-    assert least["import"] - least["pass"] <= 0.15
-    assert least["help"] - least["pass"] <= 0.5
+    # Bare Python starts in 0.02 s or less; where it takes longer now, the machine is busy with other work.
+    busy = max(least["pass"] / 0.02, 1.0)
+    assert least["import"] - least["pass"] <= 0.15 * busy
+    assert least["help"] - least["pass"] <= 0.5 * busy
 
 
 def test_a_reader_that_stops_reading_is_met_with_silence():

@@ -7,6 +7,7 @@ in an underscore. So clone, grid search, repr and saving work for every system w
 from __future__ import annotations
 
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -381,6 +382,11 @@ def read_classes(owner: str, y: Any, n_rows: int) -> tuple[NDArray[np.int64], ND
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{owner}: y cannot be read as an array of labels: {error}") from error
     if labels.ndim == 2 and labels.shape[1] == 1:
+        warnings.warn(
+            f"A column-vector y was passed when a 1d array was expected; {owner} uses its one column.",
+            sklearn.exceptions.DataConversionWarning,
+            stacklevel=4,
+        )
         labels = labels[:, 0]
     if labels.ndim != 1:
         raise InputError(f"{owner}: y must have one axis, got shape {labels.shape}.")

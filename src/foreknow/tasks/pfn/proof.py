@@ -255,7 +255,7 @@ def _compare_with_mle2(n_tasks: int) -> tuple[list[Claim], list[dict[str, object
             Claim(f"B: times faster than MLE-II at n={n}, one task at a time", mle_seconds / one_by_one, low=5)
         )
     notes = [
-        f"B uses the shipped network ({GP_1D.describe()}); scikit-learn's MLE-II starts from the prior's mean with two restarts.",
+        f"B uses the shipped network: {GP_1D.describe()}. MLE-II: scikit-learn's, from the prior's mean, 2 restarts.",
         "B: seconds per task are fit plus prediction of 8 queries on one thread; the paper batches tasks on a GPU.",
     ]
     return claims, arms, notes

@@ -32,22 +32,28 @@ from foreknow.trained import weights_path
 
 
 class _Member:
-    """One member of the ensemble: its context, encoded once."""
+    """One member of the ensemble: its context, encoded once.
+
+    The heads are solved in single precision; rows are read in double, so that a row's probabilities do not
+    depend on the rows that are predicted beside it, to some ten digits.
+    """
 
     def __init__(
         self, network: StackNetwork, x: Tensor, codes: Tensor, is_categorical: Tensor, n_classes: int, generator: Any
     ) -> None:
-        self.network = network
-        labels = F.one_hot(codes, n_classes).to(x.dtype)[None]
         self.features = FeatureMap.of(x[None], is_categorical[None])
         context = self.features(x[None])
         self.used = (context != 0).flatten(0, 1).any(dim=0)
         self.used[0] |= ~self.used.any()
-        self.heads = FittedHeads.fit(context[..., self.used], labels, network.settings.heads, generator)
-        self.frequency = class_frequency(labels)
-        self.cache: list[KeysValues] = network.encode(self.heads.left_out, labels, self.frequency)
+        labels = F.one_hot(codes, n_classes)[None].float()
+        heads = FittedHeads.fit(context[..., self.used].float(), labels, network.settings.heads, generator)
+        self.heads = heads.to(torch.float64)
+        self.network = network
+        self.frequency = class_frequency(labels.double())
+        self.cache: list[KeysValues] = network.encode(self.heads.left_out, labels.double(), self.frequency)
 
     def logits(self, x: Tensor) -> Tensor:
+        """Class logits of rows, shape (m, k)."""
         scores = self.heads.predict(self.features(x[None])[..., self.used])
         return self.network.read(self.cache, scores, self.frequency)[0]
 
@@ -144,7 +150,7 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
         network = StackNetwork.from_checkpoint(weights_path(SHIPPED) if self.weights == "shipped" else self.weights)
         if self.prior_ != paper_prior():
             network.silence()
-        self.network_ = network.to(self.device_)
+        self.network_ = network.to(self.device_).double()
         if len(x) > self.max_rows:
             warnings.warn(
                 f"TabularClassifier: {len(x)} rows were given; each of {self.n_estimators} members uses a stratified "
@@ -152,7 +158,6 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
                 ForeknowWarning,
                 stacklevel=4,
             )
-        # float64 features keep columns of tiny spread around a large mean apart; then float32 is enough.
         with torch.inference_mode():
             self.members_ = [self._member(index) for index in range(self.n_estimators)]
 
@@ -184,7 +189,7 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
             parts = []
             for start in range(0, len(x), self.chunk_size):
                 rows = _to_tensor(x[start : start + self.chunk_size], self._x).to(self.device_)
-                probs = torch.stack([torch.softmax(member.logits(rows).double(), -1) for member in self.members_])
+                probs = torch.stack([torch.softmax(member.logits(rows), -1) for member in self.members_])
                 parts.append(probs.mean(dim=0))
             return Categorical(torch.cat(parts).clamp_min(1e-12).log())
 
@@ -220,10 +225,10 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
 
 
 def _to_tensor(x: NDArray[np.float64], context: NDArray[np.float64]) -> Tensor:
-    """Rows as float32 after moving and scaling every column by the context's median and spread, in float64."""
+    """Rows after moving and scaling every column by the context's middle and largest distance from it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # an all-missing column has no median
         middle = np.nan_to_num(np.nanmedian(context, axis=0))
         spread = np.nanmax(np.abs(context - middle), axis=0)
     spread = np.where(np.isfinite(spread) & (spread > 0), spread, 1.0)
-    return torch.as_tensor(np.clip((x - middle) / spread, -1e6, 1e6), dtype=torch.float32)
+    return torch.as_tensor(np.clip((x - middle) / spread, -1e6, 1e6))

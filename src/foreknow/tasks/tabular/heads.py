@@ -8,7 +8,8 @@ with A = (K + r I)^-1, the score of context row i left out is y_i - (A y)_i / A_
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -101,6 +102,16 @@ class FittedHeads:
         alone = squared.masked_fill(torch.eye(n, dtype=torch.bool, device=squared.device), torch.inf)
         left_out += _votes(alone, targets, settings.votes)
         return cls(settings, context, targets, torch.stack(left_out, dim=-1), tuple(alphas), medians, trees)
+
+    def to(self, dtype: torch.dtype) -> FittedHeads:
+        """The same heads in another precision, for `predict`."""
+        changes: dict[str, Any] = {name: getattr(self, name).to(dtype) for name in ("context", "targets", "left_out")}
+        changes["alphas"] = tuple(alpha.to(dtype) for alpha in self.alphas)
+        changes["medians"] = tuple(median.to(dtype) for median in self.medians)
+        if self.trees is not None:
+            threshold, leaves = self.trees.threshold.to(dtype), self.trees.leaves.to(dtype)
+            changes["trees"] = replace(self.trees, threshold=threshold, leaves=leaves)
+        return replace(self, **changes)
 
     def predict(self, query: Float[Tensor, "b m p"]) -> Float[Tensor, "b m c h"]:
         """Scores of rows that are not in the context."""
