@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,9 +83,6 @@ class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
     """
 
     tags = Tags(missing_values=True, row_order_invariant=True, column_order_invariant=True, tolerance=0.1)
-    expected_failures: ClassVar[Mapping[str, str]] = {
-        "prior_object_accepted": "the shipped network was fitted to one mixture; another prior needs another network"
-    }
     chunk_size = 2048
 
     def __init__(
