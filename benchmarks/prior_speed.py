@@ -1,10 +1,11 @@
 """How many tables per second each prior over tables draws, by itself and mixed as in training.
 
-Run: `OMP_NUM_THREADS=1 python benchmarks/prior_speed.py [--seconds 2] [--rows 256] [--columns 10] [--device cpu]`
+Run: `OMP_NUM_THREADS=1 python benchmarks/prior_speed.py [--quick] [--seconds 2] [--device cpu]`
 """
 
 import argparse
 import platform
+from datetime import date
 
 import torch
 
@@ -33,15 +34,17 @@ def tables_per_second(prior: Simulator, n_tables: int, n_rows: int, seconds: flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a fifth of the time")
     parser.add_argument("--seconds", type=float, default=2.0, help="time per prior")
     parser.add_argument("--tables", type=int, default=128, help="tables per call")
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--columns", type=int, default=10)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
+    seconds = options.seconds / 5 if options.quick else options.seconds
     torch.set_num_threads(1)
     where = platform.processor() or platform.machine()
-    print(f"torch {torch.__version__}, {where}, device {options.device}, 1 thread, float32")
+    print(f"{date.today()}, torch {torch.__version__}, {where}, device {options.device}, 1 thread, float32")
     print(f"{options.rows} rows x {options.columns} columns, {options.tables} tables a call, tables/s")
     print(f"{'prior':16} {'2 classes':>10} {'10 classes':>10} {'number':>10}")
     rows: dict[str, list[float]] = {}
@@ -50,7 +53,7 @@ def main() -> None:
         members = members_and_weights(task, **sizes)[0]
         cases = [(type(member).__name__, member) for member in members]
         for name, prior in [*cases, ("mixture", paper_prior(task, **sizes))]:
-            rate = tables_per_second(prior, options.tables, options.rows, options.seconds, options.device)
+            rate = tables_per_second(prior, options.tables, options.rows, seconds, options.device)
             rows.setdefault(name, []).append(rate)
     for name, rates in rows.items():
         print(f"{name:16} {' '.join(f'{rate:10,.0f}' for rate in rates)}")
