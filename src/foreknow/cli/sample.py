@@ -55,7 +55,7 @@ def sample(
         picture.savefig(temporary, format=path.suffix.lower().removeprefix("."))
     record: dict[str, Any] = {"slug": slug, "prior": name, "off": off, "n": n, "rows": rows, "seed": seed}
     if not emit({**record, "settings": repr(drawn), "path": path}, json):
-        typer.echo(repr(drawn))
+        typer.echo(drawn.describe() if hasattr(drawn, "describe") else repr(drawn))
         typer.echo(path)
 
 

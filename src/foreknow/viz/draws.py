@@ -43,7 +43,7 @@ def draw_batch(batch: Batch, title: str, *, view: str = "table", n_tasks: int = 
         raise CapabilityError(
             f"draw_batch: rows of {batch.n_features} columns are not square pictures.", hint="Use view='table'."
         )
-    n_columns = min(n, 2 if view == "images" else 4)
+    n_columns = min(n, 2 if view == "images" else 3 if n <= 9 else 4)
     width, height = (4.6, 1.35) if view == "images" else (2.5, 2.2)
     figure = new_figure(width * n_columns + 0.2, height * -(-n // n_columns) + 0.5)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=INK)
