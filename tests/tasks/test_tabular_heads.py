@@ -80,6 +80,15 @@ def test_rows_in_the_same_leaves_of_all_trees_are_fully_alike() -> None:
     assert ((kernel >= 0) & (kernel <= 1 + 1e-6)).all()
 
 
+def test_rows_read_in_double_fall_into_the_leaves_of_the_same_rows_in_single() -> None:
+    context, _, labels = table()
+    heads = FittedHeads.fit(context.float(), labels.float(), HeadSettings(n_trees=12), torch_stream(3))
+    precise = heads.to(torch.float64)
+    assert heads.trees is not None and precise.trees is not None
+    assert torch.equal(precise.trees.leaves_of(context).float(), heads.trees.leaves)
+    assert torch.allclose(precise.predict(context).float(), heads.predict(context.float()), atol=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_awkward_tables_give_finite_scores(dtype: torch.dtype) -> None:
     n = 12

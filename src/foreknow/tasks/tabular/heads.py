@@ -109,8 +109,7 @@ class FittedHeads:
         changes["alphas"] = tuple(alpha.to(dtype) for alpha in self.alphas)
         changes["medians"] = tuple(median.to(dtype) for median in self.medians)
         if self.trees is not None:
-            threshold, leaves = self.trees.threshold.to(dtype), self.trees.leaves.to(dtype)
-            changes["trees"] = replace(self.trees, threshold=threshold, leaves=leaves)
+            changes["trees"] = replace(self.trees, leaves=self.trees.leaves.to(dtype))
         return replace(self, **changes)
 
     def predict(self, query: Float[Tensor, "b m p"]) -> Float[Tensor, "b m c h"]:
@@ -158,7 +157,9 @@ class RandomTrees:
     def leaves_of(self, rows: Float[Tensor, "b m p"]) -> Float[Tensor, "b m q"]:
         """Indicators of the leaves that rows fall into, over the square root of the number of trees."""
         b, m, _ = rows.shape
-        answers = rows.gather(2, self.feature[:, None].expand(b, m, -1)) > self.threshold
+        # In the precision of the thresholds: a value equal to one must compare equal, however it is read.
+        rows_as_seen = rows.to(self.threshold.dtype)
+        answers = rows_as_seen.gather(2, self.feature[:, None].expand(b, m, -1)) > self.threshold
         level = torch.arange(_DEPTH, device=rows.device).repeat(self.n_trees)
         tree = torch.arange(self.n_trees, device=rows.device).repeat_interleave(_DEPTH)
         weight = torch.where(level < 2 + tree % (_DEPTH - 1), 2**level, torch.zeros_like(level))
