@@ -27,7 +27,7 @@ TABULAR = TabularBNNPrior.for_tables(n_features=20, n_classes=10)
 _PRESETS = {
     ("quick", "regression"): PFNSettings(width=32, depth=2, n_buckets=40, n_rows=21, batch_size=32, n_steps=150),
     ("small", "regression"): PFNSettings(
-        depth=4, n_buckets=200, n_steps=3000, norm="pre", optimizer="muon", lr=1e-2, batch_size=96
+        depth=4, n_buckets=200, n_steps=4000, norm="pre", optimizer="muon", lr=1e-2, batch_size=48, cut="uniform"
     ),
     # Fixed-hyper-parameter GP of the paper: d = 5, T = 2010, batch 4 x 25 accumulated.
     ("paper", "regression"): PFNSettings(
