@@ -123,6 +123,7 @@ def pretrain_shipped(
         resume=resume,
     )
     training = {
+        "card": "pfn",
         "command": f"foreknow pretrain pfn --weights {chosen}"
         + (f" --minutes {minutes:g}" if minutes else f" --steps {settings.n_steps}")
         + f" --seed {seed}",

@@ -265,6 +265,7 @@ def pretrain_shipped(
     )
     budget = f"--minutes {minutes:g}" if minutes else f"--steps {result.steps}"
     training = {
+        "card": "tabpfn",
         "command": f"foreknow pretrain tabpfn --weights {chosen} {budget} --seed {seed}",
         "seed": seed,
         "steps": result.steps,
