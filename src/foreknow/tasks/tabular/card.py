@@ -32,7 +32,7 @@ CARD = Card(
         "TabularClassifier does not ship the published row-token network: its network reads the leave-one-out scores "
         "of closed-form predictors (kernel ridge regressions, random trees, neighbour votes), one token per row and "
         "class. The published network, the regression twin and the proof are not in this version.",
-        "The shipped network was fitted in 47 minutes of one processor core, to the priors of the package shortly before "
+        "The shipped network was fitted in 47 minutes of one core, to the priors of the package shortly before "
         "their last revision: it saw fewer tables whose classes lie around centres.",
         "Tree priors are random trees, not boosted trees fitted to noise. Graph priors have at most 4 parents and 8 "
         "entries per node and hidden layers of at most 32 units. Causal networks are cut at 10 layers, 200 units and "
