@@ -52,7 +52,7 @@ CARD = Card(
         "gap to the exact posterior after equal steps; norm='post', optimizer='adam' give the published form.",
         "The small proof draws the number of context rows uniformly, which at equal steps left smaller gaps than the "
         "weighted draw (cut='weighted') that the released code uses for Gaussian processes.",
-        "Optimiser, normalisation, input scale and outer borders were compared on the held-out tasks of the small proof "
+        "Optimiser, normalisation, input scale and borders were compared on the held-out tasks of the small proof "
         "itself; rate, batch size and cuts on tasks of another stream.",
         "Strokes are drawn by distance to the segment, hence with round ends; the blur of radius 0.2 is a "
         "three-tap kernel of the same variance.",
