@@ -13,7 +13,7 @@ import foreknow
 from foreknow.common.errors import ConfigError, ForeknowWarning, InputError
 from foreknow.common.rng import numpy_stream, torch_stream
 from foreknow.core.batch import Batch
-from foreknow.tasks import PFN, GPPrior, PFNSettings
+from foreknow.tasks import PFN, GPPrior, PFNNetwork, PFNSettings
 from foreknow.tasks.pfn.presets import GP_1D
 from foreknow.tasks.pfn.priors.bnn import BNNPrior
 
@@ -125,6 +125,11 @@ def test_a_network_file_serves_as_weights(tmp_path: Path) -> None:
     path = model.save_network(tmp_path / "mine.safetensors")
     again = PFN(prior, weights=str(path)).fit(x, y)
     assert np.array_equal(again.predict(x), model.predict(x))
+    copy = PFN(weights=str(path)).fit(x, y).save_network(tmp_path / "copy.safetensors")
+    assert PFNNetwork.from_checkpoint(copy)[1] == prior
+    for other in ("off", GPPrior(lengthscale=0.1)):
+        with pytest.raises(ConfigError, match="another prior"):
+            PFN(other, weights=str(path)).fit(x, y)
     with pytest.raises(ConfigError, match="holds a network for regression"):
         PFN(task="classification", weights=str(path)).fit(x, y > 0)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessException
 
 from foreknow.common.deps import require
 from foreknow.common.errors import ConfigError, ForeknowError
@@ -82,17 +82,17 @@ def run_in_processes(run: Callable[[Any, Any], Any], device: torch.device, devic
         weights = Path(folder) / "weights.safetensors"
         sent = replace(job, weights_path=weights, progress=None if job.progress is None else relay.put)
         failure = None
-        port = os.environ.get("MASTER_PORT")  # the launcher sets it and leaves it
+        environment = dict(os.environ)  # the launcher sets variables and leaves them
         try:
             make_fabric(device, devices).launch(partial(_in_process, _SilentProcess(), run, sent, relay))
-        except ProcessRaisedException as error:
+        except ProcessException as error:  # raised there, or aborted because another one had gone
             failure = error
         finally:
             relay.put(None)
             listener.join()
-            os.environ.pop("MASTER_PORT", None)
-            if port is not None:
-                os.environ["MASTER_PORT"] = port
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ.update(environment)
         for item in received:
             if isinstance(item, ForeknowError):
                 raise item

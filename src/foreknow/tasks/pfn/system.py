@@ -202,7 +202,7 @@ class PFN(System):
             checkpoint_path=checkpoint_path,
             resume=resume,
         )
-        self._pretrained_for = self._network_key()
+        self._pretrained_for, self._fitted_to = self._network_key(), self._simulator()
         return self
 
     def untrained(self) -> Self:
@@ -210,14 +210,14 @@ class PFN(System):
         self._check_settings()
         seed = 0 if self.random_state is None else self.random_state
         self.network_ = build_network(self._simulator(), self._network_settings(), seed=seed).eval()
-        self._pretrained_for = self._network_key()
+        self._pretrained_for, self._fitted_to = self._network_key(), self._simulator()
         return self
 
     def save_network(self, path: str | Path) -> Path:
         """Write the network alone (no rows), to be used again with `weights=path`."""
         if not hasattr(self, "network_"):
             raise ConfigError("PFN.save_network: there is no network yet.", hint="Call pretrain() or fit() first.")
-        self.network_.to_checkpoint(self._simulator(), {"seed": self.random_state}).save(path)
+        self.network_.to_checkpoint(self._fitted_to, {"seed": self.random_state}).save(path)
         return Path(path)
 
     def condition(self, X: Any, y: Any) -> Posterior:
@@ -260,7 +260,7 @@ class PFN(System):
     def _fit(self, X: NDArray[np.float64], y: NDArray[Any] | None) -> None:
         assert y is not None  # the base class refuses a missing target
         network, prior = self._network()
-        self.network_ = network
+        self.network_, self._fitted_to = network, prior
         k = len(self.classes_) if self.task == "classification" else 0
         if k > max(network.n_classes, 0) and self.task == "classification":
             raise InputError(
@@ -280,6 +280,7 @@ class PFN(System):
         tensors["x_shift"], tensors["x_scale"] = torch.as_tensor(scaling.x_shift), torch.as_tensor(scaling.x_scale)
         meta = {
             "settings": to_json(self.network_.settings),
+            "fitted_to": to_json(self._fitted_to),
             "n_features": self.network_.n_features,
             "n_classes": self.network_.n_classes,
             "k": posterior.n_classes,
@@ -290,9 +291,10 @@ class PFN(System):
 
     def _restore(self, state: State) -> None:
         meta, tensors = state.meta, state.tensors
-        settings = from_json(meta["settings"])
-        if not isinstance(settings, PFNSettings):
+        settings, prior = from_json(meta["settings"]), from_json(meta["fitted_to"])
+        if not isinstance(settings, PFNSettings) or not isinstance(prior, Simulator):
             raise CheckpointError("the file's network settings are not those of a PFN.")
+        self._fitted_to = prior
         network = PFNNetwork(int(meta["n_features"]), int(meta["n_classes"]), settings)
         own = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
         network.load_state_dict(own)
@@ -368,6 +370,11 @@ class PFN(System):
             return self.network_, self._simulator()
         path = weights_path(SHIPPED[self.task]) if source == "shipped" else Path(source)
         network, prior = _shipped(path) if source == "shipped" else PFNNetwork.from_checkpoint(path)
+        if source != "shipped" and self.prior != "paper" and self._resolve_prior() != prior:
+            raise ConfigError(
+                f"PFN: {path.name} holds a network that was fitted to another prior than the one given.",
+                hint="Leave prior='paper' to use the file's own, or set weights='fit' to train one for this prior.",
+            )
         if prior.target != self.task:
             raise ConfigError(f"PFN: {path.name} holds a network for {prior.target}, but task={self.task!r}.")
         place = resolve_device(self.device)
