@@ -280,7 +280,7 @@ def speed(threads: int, repeats: int, n: int = 1000) -> None:
         columns = {f"x{i}": column for i, column in enumerate(x.T)}
         frame = tables.Data(task, columns, y).frame()
         train, rest = frame.iloc[:n], frame.iloc[n:]
-        seconds: dict[str, float] = {}
+        seconds: dict[str, Any] = {}
         for name, model in usable(["foreknow-4", "catboost"], task).items():
             estimator = model.build[task](np.zeros(20, dtype=bool), 0)
             if name == "catboost":
@@ -290,25 +290,31 @@ def speed(threads: int, repeats: int, n: int = 1000) -> None:
             whole = timed(lambda: getattr(estimator.fit(train, y[:n]), ask)(rest), repeats)  # noqa: B023
             one = timed(lambda: getattr(estimator, ask)(rest[:1]), 5 * repeats)  # noqa: B023
             refit = timed(lambda: getattr(estimator.fit(train, y[:n]), ask)(rest[:1]), repeats)  # noqa: B023
-            seconds[name] = float(np.median(whole))
-            print(f"{task:15} {name:11} {model.version()}")
-            print(f"  fit and predict {spread(whole)}   one row: cached {spread(one)}, refit {spread(refit)}", end="")
-            print(f", ratio {np.median(refit) / np.median(one):.0f}", flush=True)
+            seconds[name] = np.median(whole, axis=0)
+            print(f"{task:15} {name:11} {model.version()}\n  fit and predict {spread(whole)}")
+            factor = np.median(refit, axis=0)[0] / np.median(one, axis=0)[0]
+            print(
+                f"  one row, fitted {spread(one)}\n  one row, refit  {spread(refit)}, {factor:.0f} times that",
+                flush=True,
+            )
         if len(seconds) == 2:
-            print(f"{task:15} foreknow-4 takes {seconds['foreknow-4'] / seconds['catboost']:.3f} of catboost's time")
+            wall, cpu = seconds["foreknow-4"] / seconds["catboost"]
+            print(f"{task:15} foreknow-4 takes {wall:.3f} of catboost's time, {cpu:.3f} of its processor time")
 
 
-def timed(work: Any, repeats: int) -> list[float]:
+def timed(work: Any, repeats: int) -> list[tuple[float, float]]:
+    """Wall-clock and processor seconds of each repeat; only the second is fair on a busy machine."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         work()
-        times.append(time.perf_counter() - start)
+        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
     return times
 
 
-def spread(times: list[float]) -> str:
-    return f"{np.median(times):.3g} s [{min(times):.3g}, {max(times):.3g}]"
+def spread(times: list[tuple[float, float]]) -> str:
+    wall, cpu = zip(*times)
+    return f"{np.median(wall):.3g} s [{min(wall):.3g}, {max(wall):.3g}], processor {np.median(cpu):.3g} s"
 
 
 def main(arguments: list[str] | None = None) -> None:
