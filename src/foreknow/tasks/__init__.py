@@ -13,7 +13,7 @@ if _TYPE_CHECKING:
     from foreknow.tasks.pfn.priors.strokes import StrokePrior
     from foreknow.tasks.pfn.priors.tabular import TabularBNNPrior, TabularGPPrior
     from foreknow.tasks.pfn.system import PFN
-    from foreknow.tasks.tabular.estimator import TabularClassifier
+    from foreknow.tasks.tabular.classifier import TabularClassifier
     from foreknow.tasks.tabular.network import StackNetwork
     from foreknow.tasks.tabular.priors.base import TablePrior
     from foreknow.tasks.tabular.priors.graph import GraphPrior
@@ -21,6 +21,7 @@ if _TYPE_CHECKING:
     from foreknow.tasks.tabular.priors.scm import SCMPrior
     from foreknow.tasks.tabular.priors.smooth import SmoothPrior
     from foreknow.tasks.tabular.priors.trees import TreeSCMPrior
+    from foreknow.tasks.tabular.regressor import TabularRegressor
 
 __all__ = [
     "PFN",
@@ -42,6 +43,7 @@ __all__ = [
     "TabularBNNPrior",
     "TabularClassifier",
     "TabularGPPrior",
+    "TabularRegressor",
     "TreeSCMPrior",
 ]
 
@@ -65,8 +67,9 @@ __getattr__, __dir__ = _lazy_names(
         "StrokePrior": "foreknow.tasks.pfn.priors.strokes",
         "TablePrior": "foreknow.tasks.tabular.priors.base",
         "TabularBNNPrior": "foreknow.tasks.pfn.priors.tabular",
-        "TabularClassifier": "foreknow.tasks.tabular.estimator",
+        "TabularClassifier": "foreknow.tasks.tabular.classifier",
         "TabularGPPrior": "foreknow.tasks.pfn.priors.tabular",
+        "TabularRegressor": "foreknow.tasks.tabular.regressor",
         "TreeSCMPrior": "foreknow.tasks.tabular.priors.trees",
     },
 )
