@@ -48,13 +48,13 @@ class Model:
     def installed(self) -> bool:
         return importlib.util.find_spec("sklearn" if self.library == "scikit-learn" else self.library) is not None
 
-    def version(self) -> str:
-        """Changes when its answers may: the library's version; for ours also the weights and the code."""
+    def version(self, task: str) -> str:
+        """Changes when its answers may: the library's version; for ours also the weights of the task and the code."""
         if self.library != "foreknow":
             return f"{self.library} {metadata.version(self.library)}"
         tabular = Path(foreknow.__file__).parent / "tasks" / "tabular"
-        files = [*shipped().values(), *sorted(tabular.rglob("*.py"))]
-        files = [path for path in files if path.suffix == ".py" or path.stem.startswith("tabpfn")]
+        weights = shipped()[{"classification": "tabpfn-classifier", "regression": "tabpfn-regressor"}[task]]
+        files = [weights, *sorted(tabular.rglob("*.py"))]
         return f"foreknow {foreknow.__version__} {hash_bytes(*(path.read_bytes() for path in files))[:12]}"
 
 

@@ -36,7 +36,6 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-import foreknow
 from foreknow.common.files import write_text
 from foreknow.common.rng import numpy_stream
 from foreknow.common.timing import Stopwatch
@@ -174,15 +173,13 @@ def sizes_of(data: tables.Data, *, curve: bool, max_rows: int) -> Iterator[tuple
         yield from ((size, size, max(SIZES)) for size in SIZES)
 
 
-def usable(names: list[str] | None, task: str) -> dict[str, peers.Model]:
-    """The models asked for that are here and do the task; the others are said."""
+def usable(names: list[str] | None) -> dict[str, peers.Model]:
+    """The models asked for that are here; the others are said."""
     found = {}
     for name in names or peers.MODELS:
         model = peers.MODELS[name]
         if not model.installed():
             print(f"{name}: left out, {model.library} is not installed", flush=True)
-        elif model.library == "foreknow" and task == "regression" and not hasattr(foreknow, "TabularRegressor"):
-            print(f"{name}: left out, foreknow has no TabularRegressor", flush=True)
         else:
             found[name] = model
     return found
@@ -203,7 +200,7 @@ def run(
     started = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     all_data = [tables.read(task, name).capped() for name in names]
     for name, model in models.items():
-        version, warm = model.version(), False
+        version, warm = model.version(task), False
         for data in all_data:
             done, watch = [], Stopwatch()
             for size, n_context, first in sizes_of(data, curve=curve, max_rows=max_rows):
@@ -246,7 +243,10 @@ def report(store: Store, options: argparse.Namespace, chosen: Mapping[str, Mappi
 
 
 def write_report(result: Mapping[str, Any], out: Path) -> None:
-    record = {"command": "python benchmarks/tabular.py --report", "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    record: dict[str, Any] = {
+        "command": "python benchmarks/tabular.py --report",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+    }
     record |= {"environment": environment(), **result["sections"]}
     write_text(out, json.dumps(record, indent=1) + "\n")
     write_text(out.with_suffix(".md"), result["markdown"])
@@ -281,7 +281,7 @@ def speed(threads: int, repeats: int, n: int = 1000) -> None:
         frame = tables.Data(task, columns, y).frame()
         train, rest = frame.iloc[:n], frame.iloc[n:]
         seconds: dict[str, Any] = {}
-        for name, model in usable(["foreknow-4", "catboost"], task).items():
+        for name, model in usable(["foreknow-4", "catboost"]).items():
             estimator = model.build[task](np.zeros(20, dtype=bool), 0)
             if name == "catboost":
                 estimator[-1].set_params(thread_count=threads)
@@ -291,7 +291,7 @@ def speed(threads: int, repeats: int, n: int = 1000) -> None:
             one = timed(lambda: getattr(estimator, ask)(rest[:1]), 5 * repeats)  # noqa: B023
             refit = timed(lambda: getattr(estimator.fit(train, y[:n]), ask)(rest[:1]), repeats)  # noqa: B023
             seconds[name] = np.median(whole, axis=0)
-            print(f"{task:15} {name:11} {model.version()}\n  fit and predict {spread(whole)}")
+            print(f"{task:15} {name:11} {model.version(task)}\n  fit and predict {spread(whole)}")
             factor = np.median(refit, axis=0)[0] / np.median(one, axis=0)[0]
             print(
                 f"  one row, fitted {spread(one)}\n  one row, refit  {spread(refit)}, {factor:.0f} times that",
@@ -340,9 +340,7 @@ def main(arguments: list[str] | None = None) -> None:
         small = {"classification": ["sklearn/iris", "sklearn/wine"], "regression": ["sklearn/diabetes"]}
         store = Store()
         for task in chosen_tasks:
-            run(
-                store, task, small[task], usable(options.models, task), splits=1, curve=False, max_rows=options.max_rows
-            )
+            run(store, task, small[task], usable(options.models), splits=1, curve=False, max_rows=options.max_rows)
         report(store, options, {task: {"quick": small[task]} for task in chosen_tasks})
         speed(options.threads, repeats=1, n=200)
     elif options.check:
@@ -353,11 +351,10 @@ def main(arguments: list[str] | None = None) -> None:
         chosen = {task: {kind: tables.names(task, kind) for kind in LISTS} for task in chosen_tasks}
         write_report(report(Store(options.store), options, chosen), options.out)
     else:
-        store = Store(options.store)
+        store, models = Store(options.store), usable(options.models)
+        splits = CURVE_SPLITS if options.learning_curves else options.splits
         for kind in kinds:
             for task in chosen_tasks:
-                splits = CURVE_SPLITS if options.learning_curves else options.splits
-                models = usable(options.models, task)
                 names = tables.names(task, kind)
                 run(store, task, names, models, splits=splits, curve=options.learning_curves, max_rows=options.max_rows)
 

@@ -135,8 +135,10 @@ def markdown(title: str, task: str, result: Mapping[str, Any]) -> str:
     if not n:
         return "\n".join([*lines, ""])
     measures = [m for m in MEASURES[task] if any(m in model for model in result["models"].values())]
-    keys = [*measures, *(f"rank_{m}" for m in RANKED[task]), "seconds", "times_reference"]
-    head = [*(key.replace("_", " ") for key in keys[:-1]), f"times {REFERENCE}"]
+    keys = [*measures, *(f"rank_{m}" for m in RANKED[task]), "seconds"]
+    if REFERENCE in result["models"]:
+        keys.append("times_reference")
+    head = [key.replace("reference", REFERENCE).replace("_", " ") for key in keys]
     best_first = sorted(result["models"].items(), key=lambda item: item[1][f"rank_{RANKED[task][0]}"])
     rows = [[model, *(_number(values.get(key)) for key in keys)] for model, values in best_first]
     lines += ["", *_table(["model", *head], rows), ""]

@@ -64,7 +64,7 @@ def test_new_weights_or_library_are_measured_afresh_and_replace_the_old_in_the_r
 ) -> None:
     path = tmp_path / "store.jsonl"
     run(bench, path)
-    monkeypatch.setattr(bench.peers.Model, "version", lambda self: "other")
+    monkeypatch.setattr(bench.peers.Model, "version", lambda self, task: "other")
     store = run(bench, path, splits=1)
     assert len(store.cells) == 8 + 4
     result = bench.tabular_report.summary(store.cells.values(), "classification", NAMES, 1, ["knn"])
@@ -79,10 +79,10 @@ def test_version_of_ours_follows_the_weights(
     weights = tmp_path / "tabpfn-classifier.safetensors"
     monkeypatch.setattr(bench.peers, "shipped", lambda: {"tabpfn-classifier": weights})
     weights.write_bytes(b"one")
-    before = model.version()
-    assert model.version() == before
+    before = model.version("classification")
+    assert model.version("classification") == before
     weights.write_bytes(b"two")
-    assert model.version() != before
+    assert model.version("classification") != before
 
 
 def test_halves_are_stratified_and_disjoint_and_contexts_nested(bench: ModuleType) -> None:
@@ -114,6 +114,10 @@ def test_regression_measures(bench: ModuleType, tmp_path: Path) -> None:
     linear = next(cell for cell in store.cells.values() if cell["model"] == "linear")["measures"]
     assert 0.4 < linear["r2"] < 0.6
     assert linear["r2"] == pytest.approx(1 - linear["relative_rmse"] ** 2)
+    data = bench.tables.read("regression", "sklearn/diabetes")
+    order = bench.order_of(data, "regression", 0)
+    ours = bench.measure(bench.peers.MODELS["foreknow-1"], "regression", data, order[:100], order[100:], 0)["measures"]
+    assert ours["nll"] < 1.5 and 0.7 < ours["coverage_90"] < 1
     rng = np.random.default_rng(0)
     sd = rng.uniform(1, 5, 4000)
     y = 10 + sd * rng.normal(size=4000)
@@ -202,7 +206,7 @@ def test_missing_peers_are_said_and_left_out(
 ) -> None:
     absent = bench.peers.Model("no_such_library", {"classification": lambda is_text, seed: None})
     monkeypatch.setattr(bench.peers, "MODELS", {"absent": absent, "knn": bench.peers.MODELS["knn"]})
-    assert list(bench.usable(None, "classification")) == ["knn"]
+    assert list(bench.usable(None)) == ["knn"]
     assert "absent: left out, no_such_library is not installed" in capsys.readouterr().out
 
 
