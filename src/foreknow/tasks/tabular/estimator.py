@@ -22,7 +22,7 @@ from foreknow.core.system import Example, State, System, Tags
 from foreknow.data.encoder import EncodingNote, TableEncoder
 from foreknow.data.table import Table, as_table
 from foreknow.nn.attention import KeysValues
-from foreknow.tasks.tabular.card import CARD
+from foreknow.tasks.tabpfn.card import CARD
 from foreknow.tasks.tabular.features import FeatureMap
 from foreknow.tasks.tabular.heads import FittedHeads
 from foreknow.tasks.tabular.network import StackNetwork, class_frequency
