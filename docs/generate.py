@@ -88,7 +88,7 @@ def card_page(entry: Entry) -> str:
         "## What goes in, what comes out",
         f"**In:** {prose(card.inputs)}\n\n**Out:** {prose(card.outputs)}",
     ]
-    classes = [entry.system.__name__] if entry.system else []
+    classes = [kind.__name__ for kind in [entry.system, *entry.estimators] if kind is not None]
     if classes or entry.priors:
         names = ", ".join(f"`{name}`" for name in [*classes, *(prior.__name__ for prior in entry.priors)])
         needs = f" It needs the extras {', '.join(card.extras)}." if card.extras else ""

@@ -60,6 +60,14 @@ def test_registered_classes_are_found():
     assert list(catalogue()) == ["a-slug"]
 
 
+def test_further_estimators_stand_beside_the_system_of_their_card():
+    main, other = register(CARD)(make_system("Paper")), register(CARD, main=False)(make_system("Shipped"))
+    entry = lookup("a-slug")
+    assert (entry.system, entry.estimators, other.card) == (main, [other], CARD)
+    with pytest.raises(ConfigError, match="two systems are registered"):
+        register(CARD)(other)
+
+
 def test_one_slug_has_one_card():
     register(CARD)(make_prior())
     with pytest.raises(ConfigError, match="two different cards have the slug 'a-slug'"):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 import foreknow
-from foreknow.common.errors import ConfigError, ForeknowWarning, InputError
+from foreknow.common.errors import CapabilityError, ConfigError, ForeknowWarning, InputError
 from foreknow.common.rng import numpy_stream, torch_stream
 from foreknow.core.batch import Batch
 from foreknow.tasks import PFN, GPPrior, PFNNetwork, PFNSettings
@@ -167,3 +167,15 @@ def test_bad_settings_are_refused(params: dict[str, object], message: str) -> No
     x, y = curve()
     with pytest.raises(ConfigError, match=message):
         PFN(**params).fit(x, y)  # type: ignore[arg-type]
+
+
+def test_predict_gives_quantiles() -> None:
+    x, y = curve()
+    model = PFN(random_state=0).fit(x, y)
+    found = model.predict(x, quantiles=[0.1, 0.5, 0.9])
+    assert found.shape == (len(x), 3) and bool((np.diff(found, axis=1) > 0).all())
+    assert np.allclose(found[:, 1], model.predict_dist(x).quantile(0.5))
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        model.predict(x, quantiles=[0.0, 0.5])
+    with pytest.raises(CapabilityError, match="no quantiles"):
+        PFN(task="classification", random_state=0).fit(x, y > 0).predict(x, quantiles=[0.5])

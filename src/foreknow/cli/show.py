@@ -21,6 +21,7 @@ def show(slug: Slug, json: Json = False) -> None:
     record: dict[str, Any] = {
         **dataclasses.asdict(card),
         "system": entry.system.__name__ if entry.system else None,
+        "estimators": [kind.__name__ for kind in entry.estimators],
         "priors": {short_name(prior): prior.__name__ for prior in entry.priors},
         "evidence": evidence,
         "networks": _networks_of(slug),

@@ -23,10 +23,11 @@ C = TypeVar("C", bound=type)
 
 @dataclass
 class Entry:
-    """One paper in the catalogue: its card, its system class and its prior classes."""
+    """One paper in the catalogue: its card, its system, further estimators built on it, and its prior classes."""
 
     card: Card
     system: type[System] | None = None
+    estimators: list[type[System]] = field(default_factory=list)
     priors: list[type[Prior]] = field(default_factory=list)
 
 
@@ -35,8 +36,12 @@ _FAILURES: dict[str, str] = {}
 _walked = False
 
 
-def register(card: Card) -> Callable[[C], C]:
-    """Class decorator for a `System` (one per card) or a `Prior` (any number per card).
+def register(card: Card, *, main: bool = True) -> Callable[[C], C]:
+    """Class decorator for a `System` or a `Prior` (any number per card).
+
+    Args:
+        card: the paper.
+        main: whether a system is the paper's own (one per card) or a further estimator built on it.
 
     Raises:
         ConfigError: another card or another system has this slug, or the class is of neither kind.
@@ -48,7 +53,9 @@ def register(card: Card) -> Callable[[C], C]:
         entry = _ENTRIES.setdefault(card.slug, Entry(card))
         if entry.card != card:
             raise ConfigError(f"two different cards have the slug {card.slug!r}.")
-        if issubclass(cls, System):
+        if issubclass(cls, System) and not main:
+            entry.estimators = [other for other in entry.estimators if _name(other) != _name(cls)] + [cls]
+        elif issubclass(cls, System):
             if entry.system is not None and _name(entry.system) != _name(cls):
                 raise ConfigError(
                     f"two systems are registered as {card.slug!r}: {_name(entry.system)} and {_name(cls)}."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
@@ -30,7 +30,7 @@ from foreknow.common.errors import CapabilityError, CheckpointError, ConfigError
 from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import seed_of, seeded_init, torch_stream
 from foreknow.common.timing import Stopwatch
-from foreknow.common.validate import as_matrix, as_vector, check_known, check_option
+from foreknow.common.validate import as_matrix, as_vector, check_known, check_option, check_real
 from foreknow.core.card import Card
 from foreknow.core.checkpoint import Checkpoint
 from foreknow.core.evidence import Evidence
@@ -200,9 +200,27 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
         return self
 
     @final
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Predicted class or mean of every row, shape (n_samples,)."""
-        return self._predict(self._read_new(X))
+    def predict(self, X: Any, *, quantiles: Sequence[float] | None = None) -> NDArray[Any]:
+        """Predicted class or mean of every row, shape (n_samples,).
+
+        Args:
+            X: rows, shape (n_samples, n_features).
+            quantiles: numbers strictly between 0 and 1; the result then holds these quantiles of every row's
+                predictive distribution instead, shape (n_samples, n_quantiles).
+
+        Raises:
+            ConfigError: a quantile is not between 0 and 1.
+            CapabilityError: quantiles of classes were asked for.
+        """
+        if quantiles is None:
+            return self._predict(self._read_new(X))
+        if self._task() == "classification":
+            raise CapabilityError(f"{type(self).__name__}: classes have no quantiles.", hint="Use predict_proba.")
+        levels = [check_real(type(self).__name__, "quantiles", level) for level in quantiles]
+        if not levels or min(levels) <= 0 or max(levels) >= 1:
+            raise ConfigError(f"{type(self).__name__}: quantiles must be numbers between 0 and 1, got {quantiles!r}.")
+        found = self._predict_dist(self._read_new(X)).quantile(torch.tensor(levels, dtype=torch.float64))
+        return np.asarray(found.detach().cpu().numpy(), dtype=np.float64)
 
     @final
     @available_if(lambda self: self._task() == "classification")  # type: ignore[untyped-decorator]
