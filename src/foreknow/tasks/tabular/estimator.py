@@ -58,7 +58,7 @@ class _Member:
         return self.network.read(self.cache, scores, self.frequency)[0]
 
 
-@register(CARD)
+@register(CARD, main=False)
 class TabularClassifier(ClassifierMixin, System):  # type: ignore[misc]
     """Class probabilities for small tables by one forward pass; nothing is tuned or downloaded.
 
