@@ -106,7 +106,7 @@ _CELL_SHAPES = TableShapes(n_rows=(64, 320), n_features=(2, 16), context_share=(
 
 _RECIPES: dict[tuple[str, str], Recipe] = {
     ("rows", "quick"): Recipe(
-        RowSettings(width=16, depth=1, n_heads=2, hidden=32, max_features=8, n_buckets=20), _QUICK, 4, 5e-3
+        RowSettings(width=16, depth=1, n_heads=2, hidden=32, max_features=8, n_buckets=8), _QUICK, 4, 5e-3
     ),
     ("rows", "small"): Recipe(
         RowSettings(width=96, depth=4, hidden=192, max_features=16),
@@ -133,13 +133,13 @@ _RECIPES: dict[tuple[str, str], Recipe] = {
     ),
     ("cells", "quick"): Recipe(
         CellSettings(
-            width=8, n_summaries=2, n_points=4, column_depth=1, depth=1, n_heads=2, n_column_heads=2, n_buckets=20
+            width=8, n_summaries=2, n_points=4, column_depth=1, depth=1, n_heads=2, n_column_heads=2, n_buckets=8
         ),
         _QUICK,
         4,
         5e-3,
     ),
-    ("cells", "small"): Recipe(_CELLS, _CELL_SHAPES, 600, 4e-3),
+    ("cells", "small"): Recipe(_CELLS, _CELL_SHAPES, 600, 6e-3),
     # LightPFN's sizes: rows of 4 x 64, two rounds of two column blocks, seven row blocks, 120 000 steps.
     ("cells", "paper"): Recipe(
         CellSettings(
@@ -152,7 +152,7 @@ _RECIPES: dict[tuple[str, str], Recipe] = {
         final_lr_fraction=0.1,
         ema_decay=0.999,
     ),
-    ("cells", "shipped"): Recipe(_CELLS, _CELL_SHAPES, 4000, 4e-3),
+    ("cells", "shipped"): Recipe(_CELLS, _CELL_SHAPES, 4000, 6e-3),
 }  # fmt: skip
 
 
