@@ -14,7 +14,8 @@ if _TYPE_CHECKING:
     from foreknow.core.prior import Prior, Simulator
     from foreknow.core.registry import catalogue, register
     from foreknow.core.system import System, load
-    from foreknow.tasks.tabular.estimator import TabularClassifier
+    from foreknow.tasks.tabular.classifier import TabularClassifier
+    from foreknow.tasks.tabular.regressor import TabularRegressor
 
 _PUBLIC = {
     "Card": "foreknow.core.card",
@@ -25,6 +26,7 @@ _PUBLIC = {
     "Predictive": "foreknow.core.predictive",
     "Checkpoint": "foreknow.core.checkpoint",
     "TabularClassifier": "foreknow.tasks",
+    "TabularRegressor": "foreknow.tasks",
     "catalogue": "foreknow.core.registry",
     "cite": "foreknow.core.cite",
     "load": "foreknow.core.system",
@@ -40,6 +42,7 @@ __all__ = [
     "Simulator",
     "System",
     "TabularClassifier",
+    "TabularRegressor",
     "__version__",
     "catalogue",
     "cite",

@@ -339,7 +339,10 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
         if task == "none":
             return None
         if task == "regression":
-            return as_vector(owner, y, n=n_rows)
+            vector = as_vector(owner, y, n=n_rows)
+            if np.asarray(y).ndim == 2:
+                _warn_of_column(owner)
+            return vector
         codes, classes = read_classes(owner, y, n_rows)
         self.classes_ = classes
         return codes
@@ -400,11 +403,7 @@ def read_classes(owner: str, y: Any, n_rows: int) -> tuple[NDArray[np.int64], ND
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{owner}: y cannot be read as an array of labels: {error}") from error
     if labels.ndim == 2 and labels.shape[1] == 1:
-        warnings.warn(
-            f"A column-vector y was passed when a 1d array was expected; {owner} uses its one column.",
-            sklearn.exceptions.DataConversionWarning,
-            stacklevel=4,
-        )
+        _warn_of_column(owner)
         labels = labels[:, 0]
     if labels.ndim != 1:
         raise InputError(f"{owner}: y must have one axis, got shape {labels.shape}.")
@@ -432,6 +431,14 @@ def read_classes(owner: str, y: Any, n_rows: int) -> tuple[NDArray[np.int64], ND
             hint="Check the target column.",
         )
     return codes.astype(np.int64), classes
+
+
+def _warn_of_column(owner: str) -> None:
+    warnings.warn(
+        f"A column-vector y was passed when a 1d array was expected; {owner} uses its one column.",
+        sklearn.exceptions.DataConversionWarning,
+        stacklevel=5,
+    )
 
 
 def _is_missing(label: object) -> bool:

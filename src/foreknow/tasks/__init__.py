@@ -16,7 +16,7 @@ if _TYPE_CHECKING:
     from foreknow.tasks.tabpfn.cells import CellSettings, CellTransformer
     from foreknow.tasks.tabpfn.network import RowSettings, RowTransformer
     from foreknow.tasks.tabpfn.system import TabPFN
-    from foreknow.tasks.tabular.estimator import TabularClassifier
+    from foreknow.tasks.tabular.classifier import TabularClassifier
     from foreknow.tasks.tabular.network import StackNetwork
     from foreknow.tasks.tabular.priors.base import TablePrior
     from foreknow.tasks.tabular.priors.graph import GraphPrior
@@ -24,6 +24,7 @@ if _TYPE_CHECKING:
     from foreknow.tasks.tabular.priors.scm import SCMPrior
     from foreknow.tasks.tabular.priors.smooth import SmoothPrior
     from foreknow.tasks.tabular.priors.trees import TreeSCMPrior
+    from foreknow.tasks.tabular.regressor import TabularRegressor
 
 __all__ = [
     "PFN",
@@ -50,6 +51,7 @@ __all__ = [
     "TabularBNNPrior",
     "TabularClassifier",
     "TabularGPPrior",
+    "TabularRegressor",
     "TreeSCMPrior",
 ]
 
@@ -78,8 +80,9 @@ __getattr__, __dir__ = _lazy_names(
         "TabPFN": "foreknow.tasks.tabpfn.system",
         "TablePrior": "foreknow.tasks.tabular.priors.base",
         "TabularBNNPrior": "foreknow.tasks.pfn.priors.tabular",
-        "TabularClassifier": "foreknow.tasks.tabular.estimator",
+        "TabularClassifier": "foreknow.tasks.tabular.classifier",
         "TabularGPPrior": "foreknow.tasks.pfn.priors.tabular",
+        "TabularRegressor": "foreknow.tasks.tabular.regressor",
         "TreeSCMPrior": "foreknow.tasks.tabular.priors.trees",
     },
 )

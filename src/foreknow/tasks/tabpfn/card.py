@@ -1,4 +1,4 @@
-"""The card of the tabular network."""
+"""The card of the tabular networks."""
 
 from foreknow.core.card import Card
 
@@ -14,11 +14,11 @@ CARD = Card(
         "random trees or a short rule; the network is fitted to draws of such tables only."
     ),
     control=(
-        "off() silences what the network learnt from the draws: the closed-form heads are averaged with equal "
-        "weights, which is the network's own state before training."
+        "prior='off' keeps everything but what the network learnt from the draws: TabPFN then reads with the same network "
+        "untrained, TabularClassifier and TabularRegressor combine their closed-form heads without it."
     ),
     inputs="A table of up to some thousand rows and a column to predict: numbers, text, booleans, dates, gaps.",
-    outputs="A probability for every class of every row.",
+    outputs="A probability for every class of every row; for a number to predict, a whole distribution.",
     cost="minutes",
     tier="beta",
     bibtex=r"""@inproceedings{hollmann2023tabpfn,
@@ -29,11 +29,19 @@ CARD = Card(
   url       = {https://arxiv.org/abs/2207.01848},
 }""",
     deviations=(
-        "TabularClassifier does not ship the published row-token network: its network reads the leave-one-out scores "
-        "of closed-form predictors (kernel ridge regressions, random trees, neighbour votes), one token per row and "
-        "class. The published network, the regression twin and the proof are not in this version.",
-        "The shipped network was fitted in 47 minutes of one core, to the priors of the package shortly before "
-        "their last revision: it saw fewer tables whose classes lie around centres.",
+        "TabPFN(form='rows') is the published network (25.82 million parameters) with its training run as the preset "
+        "'paper', but no weights of it ship: that run takes days of a GPU. Every table has its own hyper-parameters, "
+        "and all tables of a step share rows, columns, classes and the cut, each drawn once; the Gaussian "
+        "process has the mean of its random share of the bag (4%); a query never attends to itself.",
+        "TabPFN(form='cells') follows the later networks (TabPFN v2, TabICL, LightPFN) by their descriptions: no register "
+        "rows, no rotary column positions (neighbouring columns are told apart by what a cell also holds), all heads of "
+        "the context kept, summary tokens that start from the mean of the cells, and a vote whose keys start equal to "
+        "its queries. It is fitted to the priors of the package. What ships is far smaller than theirs.",
+        "Regression is an extension of this paper: a bar distribution over targets standardised by the context.",
+        "Members of the ensemble are at most as many as there are different shifts; probabilities are averaged, after "
+        "division of the logits by .8. Cells are clipped at a million standard deviations before the soft clamp.",
+        "TabularClassifier and TabularRegressor are not the published network: theirs reads the leave-one-out scores of "
+        "closed-form predictors (kernel ridge regressions, random trees, neighbour votes).",
         "Tree priors are random trees, not boosted trees fitted to noise. Graph priors have at most 4 parents and 8 "
         "entries per node and hidden layers of at most 32 units. Causal networks are cut at 10 layers, 200 units and "
         "40 causes; columns are always permuted, so sort_features has no effect; the target is never a column.",
@@ -41,9 +49,10 @@ CARD = Card(
         "networks has no such filter (SCMPrior.published()).",
     ),
     limits=(
-        "Classification only in this version.",
+        "The published network was built for numbers: at most 1000 rows, 100 columns, 10 classes.",
         "More than some thousand rows: each member of the ensemble sees a stratified sample, with a warning.",
-        "The network was fitted to tables of at most 24 columns, 10 classes and some 400 rows; beyond that it "
-        "works, by construction, but was not trained.",
+        "The networks that ship were fitted to tables of at most some 400 rows, 24 columns and 10 classes; beyond that "
+        "they work but were not trained. TabPFN's own was trained for half an hour of one core: use TabularClassifier "
+        "for results.",
     ),
 )

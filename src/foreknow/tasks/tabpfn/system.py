@@ -42,7 +42,7 @@ from foreknow.tasks.tabular import training as stack
 from foreknow.trained import shipped
 
 _PRETRAIN: dict[str, Callable[..., dict[str, Any]]] = {
-    stack.SHIPPED: stack.pretrain_shipped,
+    **dict.fromkeys(stack.SHIPPED.values(), stack.pretrain_shipped),
     **dict.fromkeys(NAMES.values(), pretrain_published),
 }
 """Name of a network of this paper -> what trains it; the first is the default of `foreknow pretrain tabpfn`."""

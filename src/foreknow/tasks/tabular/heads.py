@@ -2,11 +2,14 @@
 
 A head is kernel ridge regression on one-hot labels (or a nearest-neighbour vote). For context rows it gives
 the prediction without the row itself, in closed form, so context and query scores are on the same footing:
-with A = (K + r I)^-1, the score of context row i left out is y_i - (A y)_i / A_ii.
+with A = (K + r I)^-1, the score of context row i left out is y_i - (A y)_i / A_ii. One more score combines all
+heads by the non-negative weights that predict the left-out rows best; beside the scores stand two facts of a
+row's surroundings, how far its neighbours are and how wrong the combination is there.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from foreknow.common.errors import ConfigError
 from foreknow.core.records import record
 
 
@@ -30,7 +34,7 @@ class HeadSettings:
         laplace: lengthscales as multiples of the median L1 distance.
         n_trees: totally random trees of the co-occurrence kernel; 0 leaves it out.
         votes: temperatures of the soft nearest-neighbour votes, as multiples of the squared distance to the
-            neighbour whose rank is the square root of n.
+            neighbour whose rank is the square root of n; the last is also the neighbourhood of `Scores.error`.
     """
 
     linear_ridges: tuple[float, ...] = (0.01, 0.3)
@@ -40,6 +44,10 @@ class HeadSettings:
     n_trees: int = 48
     votes: tuple[float, ...] = (0.25, 1.0)
 
+    def __post_init__(self) -> None:
+        if not self.votes:
+            raise ConfigError("HeadSettings: votes must hold at least one temperature, it was empty.")
+
     @property
     def kernel_ridges(self) -> list[tuple[float, ...]]:
         """Ridges of every kernel, in the order in which the kernels come."""
@@ -48,8 +56,32 @@ class HeadSettings:
 
     @property
     def n_heads(self) -> int:
-        """Number of scores a row gets per class."""
+        """Number of predictors."""
         return sum(map(len, self.kernel_ridges)) + len(self.votes)
+
+    @property
+    def n_scores(self) -> int:
+        """Number of scores a row gets per class: the predictors, and their combination last."""
+        return self.n_heads + 1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the heads say about rows.
+
+    Args:
+        heads: scores of the predictors and, last, of their combination, shape (b, m, c, n_scores).
+        error: root mean square error of the combination around a row, shape (b, m, c).
+        distance: logarithm of the squared distance to the row's neighbours over the median of all, shape (b, m).
+    """
+
+    heads: Float[Tensor, "b m c h"]
+    error: Float[Tensor, "b m c"]
+    distance: Float[Tensor, "b m"]
+
+    def to(self, *where: torch.device | torch.dtype | str) -> Scores:
+        """The same scores elsewhere or in another precision."""
+        return Scores(**{name: value.to(*where) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -60,7 +92,8 @@ class FittedHeads:
         settings: which heads.
         context: features of the context rows, shape (b, n, p).
         targets: one column per class (one-hot) or one column of numbers, shape (b, n, c).
-        left_out: scores of the context rows, each left out of its own, shape (b, n, c, h).
+        left_out: what the heads say about the context rows, each left out of its own.
+        weights: share of every predictor in the combination, shape (b, h).
         alphas: dual weights, all kernels' ridges one after the other, one (b, n, c) tensor per kernel and ridge.
         medians: median squared and L1 distance of context pairs, each (b, 1, 1).
         trees: the random trees, and the context's leaves.
@@ -69,7 +102,8 @@ class FittedHeads:
     settings: HeadSettings
     context: Float[Tensor, "b n p"]
     targets: Float[Tensor, "b n c"]
-    left_out: Float[Tensor, "b n c h"]
+    left_out: Scores
+    weights: Float[Tensor, "b h"]
     alphas: tuple[Float[Tensor, "b n c"], ...]
     medians: tuple[Tensor, Tensor]
     trees: RandomTrees | None
@@ -100,19 +134,25 @@ class FittedHeads:
                 alphas.append(inverse @ y)
                 left_out.append(y - alphas[-1] / inverse.diagonal(dim1=1, dim2=2)[..., None] + others)
         alone = squared.masked_fill(torch.eye(n, dtype=torch.bool, device=squared.device), torch.inf)
-        left_out += _votes(alone, targets, settings.votes)
-        return cls(settings, context, targets, torch.stack(left_out, dim=-1), tuple(alphas), medians, trees)
+        nearby, distance = _nearby(alone, medians[0], settings.votes)
+        single = torch.stack(left_out + [share @ targets for share in nearby], dim=-1)
+        weights = combination(single, targets)
+        heads = _with_combination(single, weights, others)
+        error = _local_error(nearby, targets, heads)
+        fitted = Scores(heads, error, distance)
+        return cls(settings, context, targets, fitted, weights, tuple(alphas), medians, trees)
 
     def to(self, dtype: torch.dtype) -> FittedHeads:
         """The same heads in another precision, for `predict`."""
-        changes: dict[str, Any] = {name: getattr(self, name).to(dtype) for name in ("context", "targets", "left_out")}
+        changes: dict[str, Any] = {name: getattr(self, name).to(dtype) for name in ("context", "targets", "weights")}
+        changes["left_out"] = self.left_out.to(dtype)
         changes["alphas"] = tuple(alpha.to(dtype) for alpha in self.alphas)
         changes["medians"] = tuple(median.to(dtype) for median in self.medians)
         if self.trees is not None:
             changes["trees"] = replace(self.trees, leaves=self.trees.leaves.to(dtype))
         return replace(self, **changes)
 
-    def predict(self, query: Float[Tensor, "b m p"]) -> Float[Tensor, "b m c h"]:
+    def predict(self, query: Float[Tensor, "b m p"]) -> Scores:
         """Scores of rows that are not in the context."""
         centre = self.targets.mean(dim=1, keepdim=True)
         squared, length = _squared(query, self.context), torch.cdist(query, self.context, p=1.0)
@@ -121,7 +161,48 @@ class FittedHeads:
         scores = [
             gram @ next(alphas) + centre for gram, ridges in zip(grams, self.settings.kernel_ridges) for _ in ridges
         ]
-        return torch.stack(scores + _votes(squared, self.targets, self.settings.votes), dim=-1)
+        nearby, distance = _nearby(squared, self.medians[0], self.settings.votes)
+        single = torch.stack(scores + [share @ self.targets for share in nearby], dim=-1)
+        error = _local_error(nearby, self.targets, self.left_out.heads)
+        return Scores(_with_combination(single, self.weights, centre), error, distance)
+
+
+def combination(scores: Float[Tensor, "b n c h"], targets: Float[Tensor, "b n c"]) -> Float[Tensor, "b h"]:
+    """Non-negative weights, one set per table, that bring the scores closest to the targets.
+
+    Least squares over rows and classes with a pull towards equal weights that fades with the number of rows, by
+    accelerated projected gradient steps.
+    """
+    b, n, _, h = scores.shape
+    centre = targets.mean(dim=1, keepdim=True)
+    x, y = (scores - centre[..., None]).flatten(1, 2), (targets - centre).flatten(1, 2)
+    gram = x.mT @ x / n
+    pull = _PULL / n * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-12)
+    gram = gram + pull[:, None, None] * torch.eye(h, dtype=gram.dtype, device=gram.device)
+    goal = (x.mT @ y[..., None])[..., 0] / n + pull[:, None] / h
+    step = 1 / gram.abs().sum(dim=2).amax(dim=1)[:, None]  # no eigenvalue exceeds the largest absolute row sum
+    weights = ahead = gram.new_full((b, h), 1 / h)
+    momentum = 1.0
+    for _ in range(_STEPS):
+        new = (ahead - step * ((gram @ ahead[..., None])[..., 0] - goal)).clamp_min(0)
+        following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = new + (momentum - 1) / following * (new - weights)
+        weights, momentum = new, following
+    return weights
+
+
+_PULL, _STEPS = 4.0, 150
+
+
+def _with_combination(single: Tensor, weights: Tensor, centre: Tensor) -> Tensor:
+    """Scores with their combination last; the weights act on differences from the mean target."""
+    combined = centre + torch.einsum("bmch,bh->bmc", single - centre[..., None], weights)
+    return torch.cat([single, combined[..., None]], dim=-1)
+
+
+def _local_error(nearby: list[Tensor], targets: Tensor, left_out: Tensor) -> Tensor:
+    """Root mean square error of the combination among a row's neighbours."""
+    return (nearby[-1] @ (targets - left_out[..., -1]).square()).clamp_min(1e-12).sqrt()
 
 
 @dataclass(frozen=True)
@@ -217,10 +298,16 @@ def _median(distances: Tensor) -> Tensor:
     return distances[:, ::step].flatten(1).median(dim=1).values.clamp_min(1e-6)[:, None, None]
 
 
-def _votes(squared: Tensor, targets: Tensor, temperatures: tuple[float, ...]) -> list[Tensor]:
-    """Soft nearest-neighbour votes; an infinite distance does not vote."""
-    n = targets.shape[1]
+def _nearby(
+    squared: Tensor, median: Tensor, temperatures: tuple[float, ...]
+) -> tuple[list[Float[Tensor, "b m n"]], Float[Tensor, "b m"]]:
+    """Shares of the context rows in a row's neighbourhood, softly, and how far it reaches.
+
+    A context row at infinite distance has no share.
+    """
+    n = squared.shape[2]
     if n < 2:
-        return [targets.mean(dim=1, keepdim=True).expand(-1, squared.shape[1], -1) for _ in temperatures]
+        return [torch.ones_like(squared) / n for _ in temperatures], squared.new_zeros(squared.shape[:2])
     near = squared.kthvalue(max(min(int(n**0.5), n - 1), 1), dim=-1, keepdim=True).values.clamp_min(1e-6)
-    return [torch.softmax(-squared / (temperature * near), dim=-1) @ targets for temperature in temperatures]
+    shares = [torch.softmax(-squared / (temperature * near), dim=-1) for temperature in temperatures]
+    return shares, (near / median)[..., 0].clamp(1e-4, 1e4).log()

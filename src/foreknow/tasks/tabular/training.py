@@ -18,13 +18,15 @@ from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import numpy_stream, seed_of, seeded_init, torch_stream
 from foreknow.common.validate import check_int, check_option
 from foreknow.core.batch import Batch
+from foreknow.core.checkpoint import Checkpoint
 from foreknow.core.records import record, to_json
 from foreknow.tasks.tabular.features import FeatureMap, drop_empty
-from foreknow.tasks.tabular.heads import FittedHeads, HeadSettings
-from foreknow.tasks.tabular.network import StackNetwork, StackSettings
+from foreknow.tasks.tabular.heads import FittedHeads, HeadSettings, Scores
+from foreknow.tasks.tabular.network import ClassifierStack, RegressorStack, StackNetwork, StackSettings
 from foreknow.tasks.tabular.priors import TablePrior, members_and_weights, paper_prior
 from foreknow.train.config import TrainConfig
 from foreknow.train.loop import TrainResult, train
+from foreknow.trained import weights_path
 
 
 @record
@@ -38,11 +40,11 @@ class TaskShapes:
         n_classes: smallest and largest number of classes.
         p_binary: probability of the smallest number of classes; else uniform on all.
         context_share: smallest and largest share of the rows that are context.
-        tokens: (row, class) pairs of a step, which sets the number of tables.
+        tokens: (row, class) pairs of a step (rows in regression), which sets the number of tables.
     """
 
-    n_rows: tuple[int, int] = (96, 384)
-    n_features: tuple[int, int] = (2, 24)
+    n_rows: tuple[int, int] = (64, 640)
+    n_features: tuple[int, int] = (2, 32)
     n_classes: tuple[int, int] = (2, 10)
     p_binary: float = 0.4
     context_share: tuple[float, float] = (0.5, 0.85)
@@ -51,12 +53,13 @@ class TaskShapes:
     def __post_init__(self) -> None:
         check_int("TaskShapes", "tokens", self.tokens, low=1)
 
-    def draw(self, rng: np.random.Generator) -> tuple[int, int, int, int, int]:
-        """(tables, context rows, query rows, columns, classes) of one step."""
+    def draw(self, rng: np.random.Generator, task: str) -> tuple[int, int, int, int, int]:
+        """(tables, context rows, query rows, columns, classes) of one step; a regression has one class."""
         n = round(float(np.exp(rng.uniform(*np.log(self.n_rows)))))
         d = round(float(np.exp(rng.uniform(*np.log(self.n_features)))))
         low, high = self.n_classes
         c = low if rng.uniform() < self.p_binary else int(rng.integers(low, high + 1))
+        c = c if task == "classification" else 1
         n_context = max(int(n * rng.uniform(*self.context_share)), 2 * c)
         n_query = max(n - n_context, 1)
         return max(self.tokens // ((n_context + n_query) * c), 1), n_context, n_query, d, c
@@ -64,11 +67,11 @@ class TaskShapes:
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """What the network trains on: head scores, labels, and where they came from."""
+    """What a network trains on: what the heads say of context and queries, and the targets."""
 
-    context_scores: Tensor  # b n c h
-    query_scores: Tensor  # b m c h
-    labels: Tensor  # b n c
+    context: Scores
+    query: Scores
+    targets: Tensor  # b n c, one-hot or standardised
     query_y: Tensor  # b m
 
     def to(self, device: torch.device | str) -> ScoredBatch:
@@ -76,17 +79,26 @@ class ScoredBatch:
         return ScoredBatch(**{name: value.to(device) for name, value in vars(self).items()})
 
 
-def scored(batch: Batch, n_classes: int, settings: HeadSettings, generator: torch.Generator) -> ScoredBatch:
-    """Features and head scores of a batch of tables, without gradients."""
+def scored(batch: Batch, n_classes: int | None, settings: HeadSettings, generator: torch.Generator) -> ScoredBatch:
+    """Features and head scores of a batch of tables, without gradients; no number of classes is a regression.
+
+    Targets of a regression are standardised by the context.
+    """
+    assert batch.query_y is not None  # simulated tables know their targets
     with torch.no_grad():
         categorical = batch.info.get("is_categorical")
         features = FeatureMap.of(batch.context_x, categorical)
         context, query = drop_empty(features(batch.context_x), features(batch.query_x))
-        labels = F.one_hot(batch.context_y.long(), n_classes).to(context.dtype)
-        heads = FittedHeads.fit(context, labels, settings, generator)
-        new = heads.predict(query)
-    assert batch.query_y is not None  # simulated tables know their targets
-    return ScoredBatch(heads.left_out, new, labels, batch.query_y.long())
+        query_y = batch.query_y
+        if n_classes is not None:
+            targets = F.one_hot(batch.context_y.long(), n_classes).to(context.dtype)
+        else:
+            mean = batch.context_y.mean(dim=1, keepdim=True)
+            spread = batch.context_y.std(dim=1, correction=0, keepdim=True)
+            spread = torch.where(spread > 1e-6, spread, torch.ones_like(spread))
+            targets, query_y = ((batch.context_y - mean) / spread)[..., None], (query_y - mean) / spread
+        heads = FittedHeads.fit(context, targets, settings, generator)
+        return ScoredBatch(heads.left_out, heads.predict(query), targets, query_y)
 
 
 @dataclass(frozen=True)
@@ -102,18 +114,20 @@ class StackBatches:
 
     def __call__(self, step: int) -> ScoredBatch:
         rng = numpy_stream(self.seed, "shape", str(step))
-        n_tables, n_context, n_query, d, c = self.shapes.draw(rng)
+        task = self.members[0].task
+        n_tables, n_context, n_query, d, c = self.shapes.draw(rng, task)
         share = np.array(self.weights) / sum(self.weights)
         # Tables of one step come from several members, so that no step is all of one kind.
         counts = rng.multinomial(n_tables, share)
         parts = []
         for index, (member, count) in enumerate(zip(self.members, counts)):
             if count:
-                prior = replace(member, n_features=d, n_classes=c, min_classes=c)
+                sizes: dict[str, Any] = {"n_classes": c, "min_classes": c} if task == "classification" else {}
+                prior = replace(member, n_features=d, **sizes)
                 generator = torch_stream(self.seed, "tables", str(step), str(index), device=self.device)
                 parts.append(prior.sample(int(count), n_context=n_context, n_query=n_query, generator=generator))
         trees = torch_stream(self.seed, "trees", str(step), device=self.device)
-        return scored(_joined(parts), c, self.heads, trees)
+        return scored(_joined(parts), c if task == "classification" else None, self.heads, trees)
 
 
 def _joined(parts: Sequence[Batch]) -> Batch:
@@ -129,9 +143,10 @@ def _joined(parts: Sequence[Batch]) -> Batch:
 
 
 def stack_loss(module: nn.Module, batch: ScoredBatch) -> Tensor:
-    """Mean negative log-likelihood of the query labels, in nats."""
-    logits = module(batch.context_scores, batch.query_scores, batch.labels)
-    return F.cross_entropy(logits.flatten(0, 1), batch.query_y.flatten())
+    """The loss of the network on a batch, in nats."""
+    assert isinstance(module, ClassifierStack | RegressorStack)
+    loss: Tensor = module.loss(batch.context, batch.query, batch.targets, batch.query_y)
+    return loss
 
 
 def pretrain_stack(
@@ -150,8 +165,8 @@ def pretrain_stack(
     log_path: Path | None = None,
     checkpoint_path: Path | None = None,
     resume: bool = False,
-    network: StackNetwork | None = None,
-) -> tuple[StackNetwork, TrainResult]:
+    network: ClassifierStack | RegressorStack | None = None,
+) -> tuple[ClassifierStack | RegressorStack, TrainResult]:
     """Fit a stacking network to tables drawn from a mixture of priors.
 
     Args:
@@ -174,7 +189,7 @@ def pretrain_stack(
     shapes = shapes or TaskShapes()
     if network is None:
         with seeded_init(seed_of(seed, "init")):
-            network = StackNetwork(settings or StackSettings())
+            network = StackNetwork.of(settings or StackSettings(task=members[0].task))
     batches = StackBatches(tuple(members), tuple(weights), shapes, network.settings.heads, seed, place.type)
     config = TrainConfig(
         n_steps=None if minutes else n_steps,
@@ -208,8 +223,8 @@ def pretrain_stack(
     return network.eval(), result
 
 
-SHIPPED = "tabpfn-classifier"
-"""Name of the shipped network of `TabularClassifier`."""
+SHIPPED = {"classification": "tabpfn-classifier", "regression": "tabpfn-regressor"}
+"""Names of the shipped networks of `TabularClassifier` and `TabularRegressor`."""
 
 
 def pretrain_shipped(
@@ -224,30 +239,41 @@ def pretrain_shipped(
     out: Path,
     seed: int = 0,
     progress: ProgressCallback | None = None,
+    variant: str = "full",
 ) -> dict[str, Any]:
-    """Train the shipped network, or go on with it; see `foreknow pretrain`.
+    """Train a shipped network, or go on with it; see `foreknow pretrain`.
 
     Args:
-        name: only `SHIPPED` is known.
+        name: one of `SHIPPED`; the classifier by default.
         minutes: wall-clock budget; the schedule finishes within it.
         n_steps: steps instead; one of both is needed unless a preset is given.
         preset: "quick" (seconds), "small" (500 steps) or "paper" (100 000 steps of wider tables).
         device, devices: where to train.
-        resume: go on from the state in `out`.
+        resume: go on from the state in `out`; where there is none, from the shipped weights, with a fresh
+            optimiser and a rate a third as high.
         out: folder for `<name>.safetensors` (weights), `<name>.state.safetensors` and `<name>.log.jsonl`.
         seed: of weights and draws.
         progress: told after every step.
+        variant: of the prior, see `members_and_weights`.
 
     Returns:
         Paths, steps, seconds and the last loss.
     """
-    chosen = check_option("tabpfn", "weights", name or SHIPPED, (SHIPPED,))
+    chosen = check_option("tabpfn", "weights", name or SHIPPED["classification"], tuple(SHIPPED.values()))
     if minutes is not None and n_steps is not None:
         raise ConfigError("pretrain: give minutes or steps, not both.")
+    task = next(task for task, shipped in SHIPPED.items() if shipped == chosen)
     shapes, settings, steps = _PRESETS[check_option("pretrain", "preset", preset or "shipped", tuple(_PRESETS))]
-    members, weights = members_and_weights()
+    if task == "regression":
+        shapes, settings = replace(shapes, tokens=max(shapes.tokens // 2, 1)), replace(settings, task=task)
     out.mkdir(parents=True, exist_ok=True)
     state, log = out / f"{chosen}.state.safetensors", out / f"{chosen}.log.jsonl"
+    members, weights = members_and_weights(task, variant=variant)
+    start, before = None, {}
+    if resume and not state.exists() and preset is None and variant == "full":
+        # A fresh stream of tables, so that none is seen twice.
+        start, before = StackNetwork.from_checkpoint(weights_path(chosen), task), _record_of(weights_path(chosen))
+        resume, seed = False, seed_of(seed, "continued", str(before.get("steps", 0)))
     network, result = pretrain_stack(
         members,
         weights,
@@ -255,6 +281,7 @@ def pretrain_shipped(
         shapes=shapes,
         n_steps=steps if n_steps is None else check_int("pretrain", "n_steps", n_steps, low=1),
         minutes=minutes,
+        lr=_RATE if start is None else _RATE / 3,
         seed=seed,
         device=device,
         devices=devices,
@@ -262,24 +289,37 @@ def pretrain_shipped(
         log_path=log,
         checkpoint_path=state,
         resume=resume,
+        network=start,
     )
     budget = f"--minutes {minutes:g}" if minutes else f"--steps {result.steps}"
     training = {
         "card": "tabpfn",
-        "command": f"foreknow pretrain tabpfn --weights {chosen} {budget} --seed {seed}",
+        "command": f"foreknow pretrain tabpfn --weights {chosen} {budget} --seed {seed}" + (" --resume" * bool(start)),
         "seed": seed,
-        "steps": result.steps,
-        "seconds": round(result.seconds, 1),
+        "steps": result.steps + before.get("steps", 0),
+        "seconds": round(result.seconds + before.get("seconds", 0.0), 1),
         "loss": result.last_loss,
         "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "device": str(resolve_device(device)),
+        "variant": variant,
     }
+    if before:
+        training["continued_from"] = before
     path = out / f"{chosen}.safetensors"
-    network.to_checkpoint(paper_prior(), training).save(path, half=True)
+    network.to_checkpoint(paper_prior(task, variant=variant), training).save(path, half=True)
     return {"weights": str(path), "state": str(state), "log": str(log), **training}
 
 
+_RATE = 4e-3
+
+
+def _record_of(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = Checkpoint.load(path, kind=StackNetwork.kind).training
+    return record
+
+
 _PRESETS = {
-    "shipped": (TaskShapes(), StackSettings(), 5000),
+    "shipped": (TaskShapes(), StackSettings(), 8000),
     "quick": (
         TaskShapes(n_rows=(24, 40), n_features=(2, 4), n_classes=(2, 3), tokens=200),
         StackSettings(width=16),
