@@ -14,8 +14,8 @@ CARD = Card(
         "random trees or a short rule; the network is fitted to draws of such tables only."
     ),
     control=(
-        "prior='off' keeps everything but what the network learnt from the draws: TabPFN then reads with the same network "
-        "untrained, TabularClassifier and TabularRegressor combine their closed-form heads without it."
+        "prior='off' keeps everything but what the network learnt from the draws: TabPFN then reads with the same "
+        "network untrained, TabularClassifier and TabularRegressor combine their closed-form heads without it."
     ),
     inputs="A table of up to some thousand rows and a column to predict: numbers, text, booleans, dates, gaps.",
     outputs="A probability for every class of every row; for a number to predict, a whole distribution.",
@@ -33,15 +33,15 @@ CARD = Card(
         "'paper', but no weights of it ship: that run takes days of a GPU. Every table has its own hyper-parameters, "
         "and all tables of a step share rows, columns, classes and the cut, each drawn once; the Gaussian "
         "process has the mean of its random share of the bag (4%); a query never attends to itself.",
-        "TabPFN(form='cells') follows the later networks (TabPFN v2, TabICL, LightPFN) by their descriptions: no register "
-        "rows, no rotary column positions (neighbouring columns are told apart by what a cell also holds), all heads of "
-        "the context kept, summary tokens that start from the mean of the cells, and a vote whose keys start equal to "
-        "its queries. It is fitted to the priors of the package. What ships is far smaller than theirs.",
+        "TabPFN(form='cells') follows the later networks (TabPFN v2, TabICL, LightPFN) by their descriptions: no "
+        "register rows, no rotary column positions (a cell holds its neighbours' values instead), all heads of the "
+        "context kept, summary tokens that start from the mean of the cells, and a vote whose keys start equal to its "
+        "queries. It is fitted to the priors of the package. What ships is far smaller than theirs.",
         "Regression is an extension of this paper: a bar distribution over targets standardised by the context.",
         "Members of the ensemble are at most as many as there are different shifts; probabilities are averaged, after "
         "division of the logits by .8. Cells are clipped at a million standard deviations before the soft clamp.",
-        "TabularClassifier and TabularRegressor are not the published network: theirs reads the leave-one-out scores of "
-        "closed-form predictors (kernel ridge regressions, random trees, neighbour votes).",
+        "TabularClassifier and TabularRegressor are not the published network: theirs reads the leave-one-out scores "
+        "of closed-form predictors (kernel ridge regressions, random trees, neighbour votes).",
         "Tree priors are random trees, not boosted trees fitted to noise. Graph priors have at most 4 parents and 8 "
         "entries per node and hidden layers of at most 32 units. Causal networks are cut at 10 layers, 200 units and "
         "40 causes; columns are always permuted, so sort_features has no effect; the target is never a column.",

@@ -47,6 +47,7 @@ _PRETRAIN: dict[str, Callable[..., dict[str, Any]]] = {
 }
 """Name of a network of this paper -> what trains it; the first is the default of `foreknow pretrain tabpfn`."""
 
+
 @dataclass(eq=False)
 class _Encoded:
     """A member of the ensemble with its context encoded.
