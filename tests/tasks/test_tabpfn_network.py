@@ -183,6 +183,24 @@ def test_the_vote_is_a_weighted_share_of_labels() -> None:
     assert torch.equal(vote.query.weight, vote.key.weight)
 
 
+def test_signs_tell_columns_apart_and_are_part_of_the_file() -> None:
+    network, (x, y, new) = awake(CELLS), table()
+    assert not torch.allclose(network(x.flip(2), y, new.flip(2)), network(x, y, new), atol=1e-3)
+    assert "signs" in network.state_dict()
+    small, wide = awake(replace(CELLS, max_features=2)), torch.cat([x, x], dim=2)
+    assert small(wide, y, torch.cat([new, new], dim=2)).isfinite().all()
+
+
+def test_an_untrained_cell_network_is_a_smoother_over_near_rows() -> None:
+    generator = torch.Generator().manual_seed(6)
+    y = torch.arange(60).expand(4, -1) % 3
+    centre = 3 * torch.randn(4, 3, 5, generator=generator)
+    x = centre.gather(1, y[..., None].expand(-1, -1, 5)) + torch.randn(4, 60, 5, generator=generator)
+    network = build_network(CellSettings(), seed=0).eval()
+    found = network(x[:, :40], y[:, :40].float(), x[:, 40:]).argmax(-1)
+    assert (found == y[:, 40:]).float().mean() > 0.8
+
+
 def test_renaming_the_classes_and_their_slots_renames_the_votes() -> None:
     network, (x, y, new) = awake(CELLS), table()
     order = torch.tensor([2, 0, 1, 3])

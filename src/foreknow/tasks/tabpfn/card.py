@@ -15,7 +15,8 @@ CARD = Card(
     ),
     control=(
         "prior='off' keeps everything but what the network learnt from the draws: TabPFN then reads with the same "
-        "network untrained, TabularClassifier and TabularRegressor combine their closed-form heads without it."
+        "network untrained (in the cell form a kernel smoother of random projections), TabularClassifier and "
+        "TabularRegressor combine their closed-form heads without it."
     ),
     inputs="A table of up to some thousand rows and a column to predict: numbers, text, booleans, dates, gaps.",
     outputs="A probability for every class of every row; for a number to predict, a whole distribution.",
@@ -34,9 +35,10 @@ CARD = Card(
         "and all tables of a step share rows, columns, classes and the cut, each drawn once; the Gaussian "
         "process has the mean of its random share of the bag (4%); a query never attends to itself.",
         "TabPFN(form='cells') follows the later networks (TabPFN v2, TabICL, LightPFN) by their descriptions: no "
-        "register rows, no rotary column positions (a cell holds its neighbours' values instead), all heads of the "
-        "context kept, summary tokens that start from the mean of the cells, and a vote whose keys start equal to its "
-        "queries. It is fitted to the priors of the package. What ships is far smaller than theirs.",
+        "register rows, fixed random signs instead of rotary column positions, all heads of the context kept, summary "
+        "tokens that start as a random projection of the row (instead of the mean of its cells: .10 nats lower on the "
+        "same tables after 120 steps), and a vote whose keys start equal to its queries. It is fitted to the priors of "
+        "the package. What ships is far smaller than theirs.",
         "Regression is an extension of this paper: a bar distribution over targets standardised by the context.",
         "Members of the ensemble are at most as many as there are different shifts; probabilities are averaged, after "
         "division of the logits by .8. Cells are clipped at a million standard deviations before the soft clamp.",

@@ -8,7 +8,8 @@ classes.
    of two neighbouring columns, and Fourier features of value and rank.
 2. Column stage: induced attention down each column. The learned points read the context cells together with their
    labels; all cells, labelled or not, read the points. So context and query cells are on the same footing.
-3. Row stage: summary tokens read the cells of their row; where there is another round, the cells read them back.
+3. Row stage: summary tokens start as a random projection of the row (every column has fixed random signs, which is
+   also what tells columns apart) and read its cells; where there is another round, the cells read them back.
 4. Context attention over rows, whose context tokens carry the labels.
 5. Classes: the query's attention over the context rows is a vote over their labels, for any number of classes.
    Numbers: a bar head.
@@ -145,6 +146,7 @@ class CellTransformer(TableNetwork):
     """
 
     settings: CellSettings
+    signs: Tensor
 
     def __init__(self, settings: CellSettings) -> None:
         super().__init__()
@@ -162,8 +164,10 @@ class CellTransformer(TableNetwork):
             InducedAttention(w, heads, settings.n_points, norm="rms")
             for _ in range(settings.n_rounds * settings.column_depth)
         )
-        self.summary_seeds = nn.Parameter(torch.randn(t, w))
-        self.summary_mean = nn.Linear(w, e)
+        # Small, so that at first near rows have near tokens.
+        self.summary_seeds = nn.Parameter(0.3 * torch.randn(t, w))
+        self.summary_project = nn.Linear(w, e)
+        self.register_buffer("signs", torch.randn(settings.max_features, w).sign())
         self.gathers = nn.ModuleList(ContextBlock(w, heads, norm="rms") for _ in range(settings.n_rounds))
         self.spreads = nn.ModuleList(ContextBlock(w, heads, norm="rms") for _ in range(settings.n_rounds - 1))
         self.row_norm = nn.RMSNorm(e)
@@ -246,7 +250,9 @@ class CellTransformer(TableNetwork):
                 cells = column.spread(cells.flatten(0, 1), points[index]).unflatten(0, (b, d))
             along = cells.transpose(1, 2).flatten(0, 1)  # (b m) d w
             if turn == 0:
-                tokens = self.summary_seeds + self.summary_mean(along.mean(dim=1)).unflatten(-1, (-1, w))
+                signs = self.signs[torch.arange(d, device=x.device) % len(self.signs)]
+                mixed = self.summary_project((along * signs).sum(dim=1) / math.sqrt(d))
+                tokens = self.summary_seeds + mixed.unflatten(-1, (-1, w))
             assert isinstance(gather, ContextBlock)
             tokens = gather(tokens, gather.keys_values(along))
             if turn < len(self.spreads):
@@ -261,7 +267,7 @@ class CellTransformer(TableNetwork):
 class Vote(nn.Module):
     """Class logits as the logarithm of an attention-weighted share of the context's labels.
 
-    Keys start equal to queries, so that at first near rows vote for each other.
+    Keys start equal to queries, so that at first near rows vote for each other, about as in a kernel smoother.
 
     Args:
         width: size of a row's token.
@@ -275,6 +281,7 @@ class Vote(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.log_n_scale = nn.Parameter(torch.zeros(n_heads))
         with torch.no_grad():
+            self.query.weight.mul_(math.sqrt(2.0))
             self.key.weight.copy_(self.query.weight)
 
     def keys(self, rows: Float[Tensor, "b n e"]) -> Float[Tensor, "b h n c"]:
