@@ -83,7 +83,7 @@ class TabPFN(System):
 
     Nothing is fitted to your rows. `form="rows"` is the published network, one token per row; `form="cells"` its later
     form, a token per cell, which takes missing values and any number of classes. For best results on real tables use
-    `foreknow.TabularClassifier`: the network that ships here is small and was trained for minutes on one core.
+    `foreknow.TabularClassifier`: the network that ships here is small and was trained briefly.
 
     Args:
         form: "cells" or "rows".
