@@ -54,7 +54,7 @@ CARD = Card(
         "The published network was built for numbers: at most 1000 rows, 100 columns, 10 classes.",
         "More than some thousand rows: each member of the ensemble sees a stratified sample, with a warning.",
         "The networks that ship were fitted to tables of at most some 400 rows, 24 columns and 10 classes; beyond that "
-        "they work but were not trained. TabPFN's own is small and was trained briefly on a processor (its file says how): use "
-        "TabularClassifier for results.",
+        "they work but were not trained. TabPFN's own is small and was trained briefly on a processor (its file says "
+        "how): use TabularClassifier for results.",
     ),
 )
