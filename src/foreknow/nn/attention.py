@@ -99,8 +99,8 @@ class ContextBlock(nn.Module):
         width: size of a token.
         n_heads: number of heads.
         hidden: width of the two-layer GELU network; None takes `2 * width`.
-        norm: `"pre"` normalises the input of each branch (the block starts as the identity), `"post"` the sum
-            after each branch (as the first PFN code did).
+        norm: `"pre"` normalises the input of each branch (the block starts as the identity), `"rms"` likewise but
+            by root mean square only, `"post"` the sum after each branch (as the first PFN code did).
         dropout: probability of dropping an attention weight or a unit of a branch's output in training.
         log_n_scaling: see `MultiheadAttention`.
     """
@@ -116,21 +116,21 @@ class ContextBlock(nn.Module):
         log_n_scaling: str = "none",
     ) -> None:
         super().__init__()
-        self.norm = check_option("ContextBlock", "norm", norm, ("pre", "post"))
+        self.norm = check_option("ContextBlock", "norm", norm, ("pre", "rms", "post"))
         hidden = 2 * width if hidden is None else check_int("ContextBlock", "hidden", hidden, low=1)
         self.attention = MultiheadAttention(width, n_heads, dropout=dropout, log_n_scaling=log_n_scaling)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), _zero_linear(hidden, width))
-        self.attention_norm = nn.LayerNorm(width)
-        self.mlp_norm = nn.LayerNorm(width)
+        self.attention_norm = _norm(norm, width)
+        self.mlp_norm = _norm(norm, width)
         self.dropout = nn.Dropout(dropout)
 
     def keys_values(self, context: Float[Tensor, "b n e"]) -> KeysValues:
         """Keys and values of the context rows as this block's input."""
-        return self.attention.keys_values(self.attention_norm(context) if self.norm == "pre" else context)
+        return self.attention.keys_values(context if self.norm == "post" else self.attention_norm(context))
 
     def forward(self, tokens: Float[Tensor, "b m e"], keys_values: KeysValues) -> Float[Tensor, "b m e"]:
         """The tokens after attending to `keys_values` and passing through the two-layer network."""
-        if self.norm == "pre":
+        if self.norm != "post":
             tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens), keys_values))
             tokens = tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
         else:
@@ -196,7 +196,7 @@ class SetTransformer(nn.Module):
         depth: number of blocks.
         n_heads: number of heads.
         hidden: width of the blocks' two-layer networks; None takes `2 * width`.
-        norm: `"pre"` (with one more LayerNorm on the output) or `"post"`; see `ContextBlock`.
+        norm: `"pre"`, `"rms"` (both with one more norm on the output) or `"post"`; see `ContextBlock`.
         dropout: see `ContextBlock`.
         log_n_scaling: see `MultiheadAttention`.
         chunk_size: most queries handled at once, which bounds memory; None takes all. It changes no result.
@@ -223,7 +223,7 @@ class SetTransformer(nn.Module):
             ContextBlock(width, n_heads, hidden, norm=norm, dropout=dropout, log_n_scaling=log_n_scaling)
             for _ in range(depth)
         )
-        self.out_norm = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
+        self.out_norm = nn.Identity() if norm == "post" else _norm(norm, width)
 
     def forward(
         self, context_tokens: Float[Tensor, "b n e"], query_tokens: Float[Tensor, "b m e"]
@@ -276,25 +276,31 @@ class InducedAttention(nn.Module):
         width: size of a token.
         n_heads: number of heads.
         n_points: number k of learned points.
-        hidden: see `ContextBlock`.
+        hidden, norm: see `ContextBlock`.
 
     References: Lee et al. 2019, induced set attention block (pre-normalised, zero-initialised branches).
     """
 
-    def __init__(self, width: int, n_heads: int, n_points: int = 16, hidden: int | None = None) -> None:
+    def __init__(
+        self, width: int, n_heads: int, n_points: int = 16, hidden: int | None = None, *, norm: str = "pre"
+    ) -> None:
         super().__init__()
         self.points = _learned_tokens("InducedAttention", "n_points", n_points, width)
-        self.gather = ContextBlock(width, n_heads, hidden)
-        self.spread = ContextBlock(width, n_heads, hidden)
+        self.gather = ContextBlock(width, n_heads, hidden, norm=norm)
+        self.spread = ContextBlock(width, n_heads, hidden, norm=norm)
+
+    def summarise(self, context: Float[Tensor, "b n e"]) -> KeysValues:
+        """The points after reading the context, as keys and values of tokens: all that tokens need of it."""
+        points = self.points.expand(len(context), -1, -1)  # b k e
+        points = self.gather(points, self.gather.keys_values(context))
+        pair: KeysValues = self.spread.keys_values(points)
+        return pair
 
     def forward(
         self, tokens: Float[Tensor, "b m e"], context: Float[Tensor, "b n e"] | None = None
     ) -> Float[Tensor, "b m e"]:
         """The tokens after reading the points; the points see only `context`, by default the tokens themselves."""
-        context = tokens if context is None else context
-        points = self.points.expand(len(context), -1, -1)  # b k e
-        points = self.gather(points, self.gather.keys_values(context))
-        out: Tensor = self.spread(tokens, self.spread.keys_values(points))
+        out: Tensor = self.spread(tokens, self.summarise(tokens if context is None else context))
         return out
 
 
@@ -319,6 +325,10 @@ class PoolingAttention(nn.Module):
         """The seeds after reading the rows, shape (b, k, e); order of the rows does not matter."""
         out: Tensor = self.gather(self.seeds.expand(len(tokens), -1, -1), self.gather.keys_values(tokens))
         return out
+
+
+def _norm(kind: str, width: int) -> nn.Module:
+    return nn.RMSNorm(width) if kind == "rms" else nn.LayerNorm(width)
 
 
 def _zero_linear(n_in: int, n_out: int, *, bias: bool = True) -> nn.Linear:

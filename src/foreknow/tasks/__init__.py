@@ -13,6 +13,9 @@ if _TYPE_CHECKING:
     from foreknow.tasks.pfn.priors.strokes import StrokePrior
     from foreknow.tasks.pfn.priors.tabular import TabularBNNPrior, TabularGPPrior
     from foreknow.tasks.pfn.system import PFN
+    from foreknow.tasks.tabpfn.cells import CellSettings, CellTransformer
+    from foreknow.tasks.tabpfn.network import RowSettings, RowTransformer
+    from foreknow.tasks.tabpfn.system import TabPFN
     from foreknow.tasks.tabular.classifier import TabularClassifier
     from foreknow.tasks.tabular.network import StackNetwork
     from foreknow.tasks.tabular.priors.base import TablePrior
@@ -27,6 +30,8 @@ __all__ = [
     "PFN",
     "BNNPrior",
     "BetaInt",
+    "CellSettings",
+    "CellTransformer",
     "Fixed",
     "GPPrior",
     "Gamma",
@@ -34,11 +39,14 @@ __all__ = [
     "MixturePrior",
     "PFNNetwork",
     "PFNSettings",
+    "RowSettings",
+    "RowTransformer",
     "RulePrior",
     "SCMPrior",
     "SmoothPrior",
     "StackNetwork",
     "StrokePrior",
+    "TabPFN",
     "TablePrior",
     "TabularBNNPrior",
     "TabularClassifier",
@@ -52,6 +60,8 @@ __getattr__, __dir__ = _lazy_names(
     {
         "BNNPrior": "foreknow.tasks.pfn.priors.bnn",
         "BetaInt": "foreknow.tasks.pfn.priors.hyper",
+        "CellSettings": "foreknow.tasks.tabpfn.cells",
+        "CellTransformer": "foreknow.tasks.tabpfn.cells",
         "Fixed": "foreknow.tasks.pfn.priors.hyper",
         "GPPrior": "foreknow.tasks.pfn.priors.gp",
         "Gamma": "foreknow.tasks.pfn.priors.hyper",
@@ -60,11 +70,14 @@ __getattr__, __dir__ = _lazy_names(
         "PFN": "foreknow.tasks.pfn.system",
         "PFNNetwork": "foreknow.tasks.pfn.network",
         "PFNSettings": "foreknow.tasks.pfn.network",
+        "RowSettings": "foreknow.tasks.tabpfn.network",
+        "RowTransformer": "foreknow.tasks.tabpfn.network",
         "RulePrior": "foreknow.tasks.tabular.priors.rules",
         "SCMPrior": "foreknow.tasks.tabular.priors.scm",
         "SmoothPrior": "foreknow.tasks.tabular.priors.smooth",
         "StackNetwork": "foreknow.tasks.tabular.network",
         "StrokePrior": "foreknow.tasks.pfn.priors.strokes",
+        "TabPFN": "foreknow.tasks.tabpfn.system",
         "TablePrior": "foreknow.tasks.tabular.priors.base",
         "TabularBNNPrior": "foreknow.tasks.pfn.priors.tabular",
         "TabularClassifier": "foreknow.tasks.tabular.classifier",

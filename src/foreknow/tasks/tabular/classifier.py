@@ -16,12 +16,12 @@ from foreknow.core.predictive import Categorical, Predictive
 from foreknow.core.registry import register
 from foreknow.core.system import Example
 from foreknow.data.table import Table
+from foreknow.tasks.tabpfn.card import CARD
 from foreknow.tasks.tabular.base import TabularEstimator
-from foreknow.tasks.tabular.card import CARD
 from foreknow.tasks.tabular.network import ClassifierStack
 
 
-@register(CARD)
+@register(CARD, main=False)
 class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc]
     """Class probabilities for small tables by one forward pass; nothing is tuned or downloaded.
 

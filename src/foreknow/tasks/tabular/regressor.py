@@ -15,8 +15,8 @@ from foreknow.core.predictive import Affine, Bar, Predictive, Transformed
 from foreknow.core.registry import register
 from foreknow.core.system import Example
 from foreknow.data.table import Table
+from foreknow.tasks.tabpfn.card import CARD
 from foreknow.tasks.tabular.base import Member, TabularEstimator
-from foreknow.tasks.tabular.card import CARD
 from foreknow.tasks.tabular.network import RegressorStack
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from foreknow.common.validate import check_int
 from foreknow.core.registry import register
-from foreknow.tasks.tabular.card import CARD
+from foreknow.tasks.tabpfn.card import CARD
 from foreknow.tasks.tabular.priors.base import N_SCORES, TablePrior, robust_standardise
 from foreknow.tasks.tabular.priors.scm import EXTENDED, activate
 from foreknow.tasks.tabular.priors.source import Source

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from foreknow.common.validate import check_option
 from foreknow.core.registry import register
-from foreknow.tasks.tabular.card import CARD
+from foreknow.tasks.tabpfn.card import CARD
 from foreknow.tasks.tabular.priors.base import TablePrior, robust_standardise
 from foreknow.tasks.tabular.priors.source import Source, observation_noise
 from foreknow.tasks.tabular.priors.trees import random_trees, route

@@ -17,7 +17,7 @@ from foreknow.common.errors import ConfigError
 from foreknow.common.validate import check_bool, check_option, check_real
 from foreknow.core.prior import Prior
 from foreknow.core.registry import register
-from foreknow.tasks.tabular.card import CARD
+from foreknow.tasks.tabpfn.card import CARD
 from foreknow.tasks.tabular.priors.base import N_SCORES, TablePrior, robust_standardise
 from foreknow.tasks.tabular.priors.source import Source, root_causes
 

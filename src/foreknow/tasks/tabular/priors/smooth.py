@@ -15,7 +15,7 @@ from torch import Tensor
 from foreknow.common.validate import check_bool, check_int, check_real
 from foreknow.core.registry import register
 from foreknow.tasks.pfn.priors.gp import cholesky, covariance
-from foreknow.tasks.tabular.card import CARD
+from foreknow.tasks.tabpfn.card import CARD
 from foreknow.tasks.tabular.priors.base import N_SCORES, TablePrior
 from foreknow.tasks.tabular.priors.source import Source, given_columns, observation_noise
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foreknow.common.validate import check_int, check_real
 from foreknow.core.registry import register
-from foreknow.tasks.tabular.card import CARD
+from foreknow.tasks.tabpfn.card import CARD
 from foreknow.tasks.tabular.priors.base import N_SCORES, TablePrior
 from foreknow.tasks.tabular.priors.source import Source, given_columns, observation_noise, root_causes
 
