@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foreknow.common.errors import ConfigError, ForeknowWarning, InputError
+from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import numpy_stream
 from foreknow.common.validate import check_int, check_option, check_real
+from foreknow.core.evidence import Evidence
 from foreknow.core.predictive import Affine, Categorical, Predictive, Transformed
 from foreknow.core.prior import Prior
 from foreknow.core.records import from_json, to_json
@@ -42,7 +44,7 @@ from foreknow.tasks.tabular import training as stack
 from foreknow.trained import shipped
 
 _PRETRAIN: dict[str, Callable[..., dict[str, Any]]] = {
-    **dict.fromkeys(stack.SHIPPED.values(), stack.pretrain_shipped),
+    **dict.fromkeys((*stack.SHIPPED.values(), *stack.ARMS.values()), stack.pretrain_shipped),
     **dict.fromkeys(NAMES.values(), pretrain_published),
 }
 """Name of a network of this paper -> what trains it; the first is the default of `foreknow pretrain tabpfn`."""
@@ -226,6 +228,13 @@ class TabPFN(System):
             Example("rows", quick, X, three),
             Example("numbers", {"task": "regression", **quick}, X, X[:, 0] - X[:, 1] ** 2),
         ]
+
+    @classmethod
+    def prove(cls, *, preset: str = "small", seeds: int = 3, progress: ProgressCallback | None = None) -> Evidence:
+        """Real tables, what the prior is worth, a network trained from nothing; see `foreknow prove`."""
+        from foreknow.tasks.tabpfn.proof import prove
+
+        return prove(preset=preset, seeds=seeds, progress=progress)
 
     @classmethod
     def pretrain_shipped(cls, name: str | None = None, **options: Any) -> dict[str, Any]:

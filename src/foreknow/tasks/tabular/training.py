@@ -323,7 +323,7 @@ def _record_of(path: Path) -> dict[str, Any]:
 
 _PRESETS = {
     "shipped": (TaskShapes(), StackSettings(), 8000),
-    "arm": (TaskShapes(n_rows=(64, 320), n_features=(2, 20), tokens=6000), StackSettings(), 1000),
+    "arm": (TaskShapes(n_rows=(64, 320), n_features=(2, 20), tokens=6000), StackSettings(), 400),
     "quick": (
         TaskShapes(n_rows=(24, 40), n_features=(2, 4), n_classes=(2, 3), tokens=200),
         StackSettings(width=16),
