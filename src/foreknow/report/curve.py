@@ -104,7 +104,7 @@ def learning_curve(
 
 
 def _part(train: NDArray[np.int64], codes: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
-    """About `share` of the rows of each class, at least two where there are as many; larger shares hold smaller ones."""
+    """About `share` of the rows of each class, at least two of two; larger shares hold the smaller ones."""
     rng = numpy_stream(seed, "report", "learning curve")
     shuffled = rng.permutation(len(train))
     kept = []

@@ -131,10 +131,7 @@ def _of_the_predicted(
     values, base = np.asarray(parts.values, dtype=np.float64), np.asarray(parts.base, dtype=np.float64)
     n = len(values)
     if values.ndim == 2:
-        names = (
-            [evaluation.target.classes[int(code)] for code in model.classes_[-1:]] if evaluation.target.classes else []
-        )
-        return (f"p_{names[0]}" if names else "prediction",) * n, np.broadcast_to(base, (n,)), values
+        return ("prediction",) * n, np.broadcast_to(base, (n,)), values
     best = np.asarray(model.predict_proba(rows)).argmax(axis=1)
     classes = [evaluation.target.classes[int(model.classes_[index])] for index in best]
     each = np.arange(n)

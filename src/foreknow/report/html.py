@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from foreknow.data.table import Column, Table
 from foreknow.report.evaluate import Evaluation
-from foreknow.report.job import Job
 from foreknow.report.forecast import HIGH, LOW, MEAN, NOMINAL, Group
+from foreknow.report.job import Job
 from foreknow.report.scores import Score
 from foreknow.report.words import coverage_sentence, figure, headline, more_rows, percent
 
@@ -179,7 +179,7 @@ def _of_numbers(job: Job) -> dict[str, tuple[Any, str]]:
         ends = np.array([(group.low, group.high) for group in groups])
         figures["coverage"] = (
             numbers.coverage_by_width([g.width for g in groups], [g.share for g in groups], ends, NOMINAL),
-            "Share of rows whose interval held the truth, for narrow to wide intervals; the table below has the numbers.",
+            "Share of rows whose interval held the truth, for narrow to wide intervals; the table below says it too.",
         )
     return figures
 

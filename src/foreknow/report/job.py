@@ -154,13 +154,13 @@ def predict_table(
     """
     from sklearn.base import clone
 
-    table = as_table(table, owner="predict_table")
+    rows: Table = as_table(table, owner="predict_table")
     with Stopwatch() as watch, recorded_warnings() as caught, _folder(Path(out), inputs) as folder:
-        known = read_target(table, target, task)
-        features = table.drop([target])
+        known = read_target(rows, target, task)
+        features = rows.drop([target])
         predictor = _predictor(known, predictor, context_rows, n_estimators, seed, device)
         _check_save(save, (*inputs, *(() if test is None else (test,))), predictor)
-        new = None if test is None else NewRows(Path(test), features.schema, known.name, table.column(target).kind)
+        new = None if test is None else NewRows(Path(test), features.schema, known.name, rows.column(target).kind)
         if len(known.classes) > FITTED_CLASSES:
             warn(
                 f"{target!r} has {len(known.classes)} classes, and the shipped network was fitted to tables of 2 to "
@@ -169,7 +169,7 @@ def predict_table(
         # The model comes before the long part, so that a table it cannot use is refused at once.
         model = clone(predictor).fit(features.rows(known.labelled), known.y[known.labelled])
         evaluation = evaluate(
-            table, target, predictor=predictor, baselines=baselines, n_folds=n_folds, seed=seed, task=task,
+            rows, target, predictor=predictor, baselines=baselines, n_folds=n_folds, seed=seed, task=task,
             max_rows=max_rows, progress=progress,
         )  # fmt: skip
         report = folder / REPORT if write_report else None
@@ -194,7 +194,7 @@ def predict_table(
             if save is not None:
                 _save(model, known, Path(save))
             job = Job(
-                source, table, evaluation, writer.finish(), tuple(getattr(model, "notes_", ())),
+                source, rows, evaluation, writer.finish(), tuple(getattr(model, "notes_", ())),
                 folder / PREDICTIONS, report, None if save is None else Path(save), curve, explanation,
                 None if test is None else Path(test).name, command, environment(), caught(), watch.seconds,
             )  # fmt: skip

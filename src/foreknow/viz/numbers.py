@@ -1,4 +1,4 @@
-"""Pictures of predicted numbers: against the truth, their errors, how often intervals hold; learning curves, columns."""
+"""Pictures of predicted numbers, of their intervals and errors; learning curves, and which columns matter."""
 
 from __future__ import annotations
 
