@@ -27,7 +27,7 @@ def test_rows_outside_their_interval_are_told_apart():
 def test_many_rows_are_thinned():
     values = np.arange(5000.0)
     drawn = max(len(line.get_xdata()) for line in predicted_and_true(values, values).axes[0].get_lines())
-    assert drawn == 1000
+    assert drawn == 500
 
 
 def test_residuals_count_every_row():

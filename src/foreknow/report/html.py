@@ -220,7 +220,7 @@ def _columns(job: Job) -> Any:
     low, high = np.nanquantile(target.y, [1 / 3, 2 / 3])
     thirds = np.where(target.known, np.digitize(target.y, [low, high]), -1)
     names = (f"up to {figure(low)}", f"up to {figure(high)}", f"above {figure(high)}")
-    return data_summary(columns, thirds, [f"{target.name} {name}" for name in names])
+    return data_summary(columns, thirds, names)
 
 
 def _missing_share(features: Table) -> float:

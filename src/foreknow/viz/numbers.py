@@ -13,7 +13,7 @@ from foreknow.viz.style import MUTED, OURS, WRONG, new_figure, shorten, styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_POINTS = 1000
+MAX_POINTS = 500
 """More points than this make a page slow; every so-manieth is drawn."""
 MAX_BARS = 15
 
@@ -95,7 +95,7 @@ def coverage_by_width(
         place, shares, yerr=[low, high], fmt="o", color=OURS, markersize=5, capsize=2, elinewidth=1,
         label="measured, 95% interval",
     )  # fmt: skip
-    axes.set_xticks(place, [f"{width:.3g}" for width in widths])
+    axes.set_xticks(place, [f"{width:.4g}" for width in widths])
     axes.set(xlabel="mean width of the intervals in the group", ylabel="share that held the truth")
     axes.set_ylim(min(0.5, float(ends[:, 0].min()) - 0.03), 1.02)
     axes.grid(True, axis="y")
