@@ -21,7 +21,7 @@ from foreknow.tasks.tabular.network import ClassifierStack, RegressorStack, Stac
 from foreknow.tasks.tabular.priors import paper_prior
 from foreknow.tasks.tabular.training import SHIPPED, StackBatches, TaskShapes, pretrain_shipped, scored, stack_loss
 
-SMALL = StackSettings(heads=HeadSettings(n_trees=6), width=16, depth=2, n_heads=2)
+SMALL = StackSettings(heads=HeadSettings(n_trees=6, n_forest=8), width=16, depth=2, n_heads=2)
 
 
 def table(n: int = 14, m: int = 6, p: int = 3, c: int = 3) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,7 +43,9 @@ def lively(task: str = "classification") -> ClassifierStack | RegressorStack:
 
 def test_left_out_scores_are_those_of_a_fit_without_the_row() -> None:
     context, _, labels = table(p=4)
-    settings = HeadSettings(linear_ridges=(0.5,), ridges=(0.5,), rbf=(1.0,), laplace=(), n_trees=0, votes=(1.0,))
+    settings = HeadSettings(
+        linear_ridges=(0.5,), ridges=(0.5,), rbf=(1.0,), laplace=(), n_trees=0, votes=(1.0,), n_forest=0
+    )
     heads = FittedHeads.fit(context, labels, settings, torch_stream(2))
     # The linear kernel and its ridge do not depend on the data's scale alone: fix both from the whole context.
     gram = context @ context.mT / 4
@@ -59,7 +61,9 @@ def test_left_out_scores_are_those_of_a_fit_without_the_row() -> None:
 
 def test_a_query_equal_to_a_context_row_gets_the_ridge_prediction() -> None:
     context, _, labels = table()
-    settings = HeadSettings(linear_ridges=(), ridges=(0.1,), rbf=(1.0,), laplace=(), n_trees=0, votes=(1.0,))
+    settings = HeadSettings(
+        linear_ridges=(), ridges=(0.1,), rbf=(1.0,), laplace=(), n_trees=0, votes=(1.0,), n_forest=0
+    )
     heads = FittedHeads.fit(context, labels, settings, torch_stream(2))
     distances = torch.cdist(context, context).square()
     median = distances.flatten(1).median(dim=1).values[:, None, None]
@@ -71,7 +75,7 @@ def test_a_query_equal_to_a_context_row_gets_the_ridge_prediction() -> None:
 
 def test_a_vote_leaves_the_row_itself_out() -> None:
     context, _, labels = table(n=2)
-    heads = FittedHeads.fit(context, labels, HeadSettings(n_trees=0), torch_stream(0))
+    heads = FittedHeads.fit(context, labels, HeadSettings(n_trees=0, n_forest=0), torch_stream(0))
     assert torch.allclose(heads.left_out.heads[..., -2], labels.flip(1))
 
 

@@ -340,7 +340,7 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
             return None
         if task == "regression":
             vector = as_vector(owner, y, n=n_rows)
-            if np.ndim(y) == 2:
+            if np.asarray(y).ndim == 2:
                 _warn_of_column(owner)
             return vector
         codes, classes = read_classes(owner, y, n_rows)

@@ -74,7 +74,7 @@ class TabularEstimator(System):
     Subclasses share the constructor, so that one setting means one thing.
     """
 
-    tags = Tags(missing_values=True, row_order_invariant=True, column_order_invariant=True, tolerance=0.1)
+    tags = Tags(missing_values=True, row_order_invariant=True, column_order_invariant=True)
     chunk_size: ClassVar[int] = 2048
     """Rows predicted at a time; memory grows with it times the context rows."""
 
@@ -154,7 +154,9 @@ class TabularEstimator(System):
                 )
 
     def _prepare(self, x: NDArray[np.float64], is_categorical: NDArray[np.bool_], y: NDArray[Any]) -> None:
-        self._x, self._is_categorical, self._y = x, is_categorical, y
+        # Random trees and samples are drawn in an order that the table's contents decide, not that of its rows.
+        self._columns, rows = _own_order(x, y)
+        self._x, self._is_categorical, self._y = x[rows], is_categorical, y[rows]
         task = self._task()
         path = weights_path(SHIPPED[task]) if self.weights == "shipped" else self.weights
         network = StackNetwork.from_checkpoint(path, task)
@@ -167,11 +169,11 @@ class TabularEstimator(System):
     def _member(self, index: int) -> Member:
         rng = numpy_stream(self.seed_, "sample", str(index))
         n, d = self._x.shape
-        rows, columns = np.arange(n), np.arange(d)
+        rows, columns = np.arange(n), self._columns
         if n > self.max_rows:
             rows = np.sort(self._sample(self._y, self.max_rows, rng))
         if d > self.max_columns:
-            columns = np.sort(rng.choice(d, self.max_columns, replace=False))
+            columns = columns[np.sort(rng.choice(d, self.max_columns, replace=False))]
         place = self.device_
         x = self._scaled(self._x[rows])[:, columns].to(place)
         targets = self._targets(self._y[rows]).to(place)
@@ -212,3 +214,12 @@ class TabularEstimator(System):
         from foreknow.tasks.tabular.training import pretrain_shipped
 
         return pretrain_shipped(name, **options)
+
+
+def _own_order(x: NDArray[np.float64], y: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """An order of the columns, and one of the rows, that shuffles and changes of units leave alone."""
+    ranks = np.stack([np.unique(column, return_inverse=True)[1] for column in x.T])  # ties share one; NaN the last
+    target = np.unique(y, return_inverse=True)[1]
+    columns = np.lexsort((ranks.max(axis=1), (ranks**2).sum(axis=1), ranks @ target))
+    rows = np.lexsort((*ranks[columns], target))
+    return columns.astype(np.int64), rows.astype(np.int64)

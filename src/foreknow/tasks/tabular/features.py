@@ -1,6 +1,6 @@
 """Columns of a table as the features that kernels see: batched, from context rows only.
 
-A column becomes a clipped z-score and its mid-rank among the context (both over the square root of two), or,
+A column becomes a clipped z-score and its mid-rank among the context (each over the square root of two), or,
 with few levels, one indicator per level; a column with missing cells adds an indicator of these. Columns that
 a table does not use are zeros, which no kernel notices, so tables of different width share a batch.
 """
@@ -32,6 +32,7 @@ class FeatureMap:
         levels: distinct context values, ascending, infinity beyond the last, shape (b, MAX_LEVELS, d).
         is_level: columns that are taken apart into levels, shape (b, d).
         has_missing: columns with a missing context cell, shape (b, d).
+        balance: share of the squared distance between rows that comes from z-scores; the rest comes from ranks.
     """
 
     mean: Float[Tensor, "b d"]
@@ -41,15 +42,19 @@ class FeatureMap:
     levels: Float[Tensor, "b l d"]
     is_level: Bool[Tensor, "b d"]
     has_missing: Bool[Tensor, "b d"]
+    balance: float = 0.5
 
     @classmethod
-    def of(cls, x: Float[Tensor, "b n d"], is_categorical: Bool[Tensor, "b d"] | None = None) -> FeatureMap:
+    def of(
+        cls, x: Float[Tensor, "b n d"], is_categorical: Bool[Tensor, "b d"] | None = None, balance: float = 0.5
+    ) -> FeatureMap:
         """The map that the context rows `x` define; NaN is missing.
 
         Args:
             x: context rows.
             is_categorical: columns whose numbers are mere codes; they become levels up to `MAX_LEVELS` (the most
                 frequent codes by order are kept), others only if they have few distinct values.
+            balance: see the class; 0.5 is what networks are fitted to.
         """
         missing = x.isnan()
         present = (~missing).to(x.dtype)
@@ -71,7 +76,7 @@ class FeatureMap:
         is_level = (n_levels > 1) & (n_levels <= MAX_LEVELS)
         if is_categorical is not None:
             is_level = (is_level & (n_levels <= 4)) | (is_categorical & (n_levels > 1))
-        return cls(mean, scale, ordered, n_present, levels[:, :MAX_LEVELS], is_level, missing.any(dim=1))
+        return cls(mean, scale, ordered, n_present, levels[:, :MAX_LEVELS], is_level, missing.any(dim=1), balance)
 
     def __call__(self, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b m p"]:
         """Features of rows, p = d (3 + MAX_LEVELS) with zeros where a column has no such part."""
@@ -83,7 +88,7 @@ class FeatureMap:
         middle = (below + upto).to(x.dtype).transpose(1, 2) / 2
         rank = (middle / self.n_present[:, None].clamp_min(1) - 0.5) * math.sqrt(12.0)
         is_number = (~self.is_level & (self.n_present > 0))[:, None]
-        numbers = torch.stack([z, rank], dim=-1) / math.sqrt(2.0)
+        numbers = torch.stack([math.sqrt(self.balance) * z, math.sqrt(1 - self.balance) * rank], dim=-1)
         numbers = torch.where((is_number & ~missing)[..., None], numbers, numbers.new_zeros(()))
         # The distance between two rows that differ in a level is that of two standard deviations' share.
         same = (x[:, :, None] == self.levels[:, None]) & self.is_level[:, None, None]

@@ -1,6 +1,6 @@
 """Closed-form in-context predictors whose scores a network can trust: leave-one-out on the context.
 
-A head is kernel ridge regression on one-hot labels (or a nearest-neighbour vote). For context rows it gives
+A head is kernel ridge regression on one-hot labels, a nearest-neighbour vote or a forest. For context rows it gives
 the prediction without the row itself, in closed form, so context and query scores are on the same footing:
 with A = (K + r I)^-1, the score of context row i left out is y_i - (A y)_i / A_ii. One more score combines all
 heads by the non-negative weights that predict the left-out rows best; beside the scores stand two facts of a
@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 
 from foreknow.common.errors import ConfigError
 from foreknow.core.records import record
+from foreknow.tasks.tabular.forest import DEPTHS, Forest
 
 
 @record
@@ -35,14 +36,16 @@ class HeadSettings:
         n_trees: totally random trees of the co-occurrence kernel; 0 leaves it out.
         votes: temperatures of the soft nearest-neighbour votes, as multiples of the squared distance to the
             neighbour whose rank is the square root of n; the last is also the neighbourhood of `Scores.error`.
+        n_forest: trees of the forest, which is read after several depths; 0 leaves it out.
     """
 
-    linear_ridges: tuple[float, ...] = (0.01, 0.3)
-    ridges: tuple[float, ...] = (0.03, 0.5)
-    rbf: tuple[float, ...] = (0.1, 0.35, 1.0, 4.0)
+    linear_ridges: tuple[float, ...] = (0.03, 3.0)
+    ridges: tuple[float, ...] = (0.05, 0.6, 5.0)
+    rbf: tuple[float, ...] = (0.35, 1.0, 4.0)
     laplace: tuple[float, ...] = (0.25, 0.7, 2.0)
     n_trees: int = 48
     votes: tuple[float, ...] = (0.25, 1.0)
+    n_forest: int = 64
 
     def __post_init__(self) -> None:
         if not self.votes:
@@ -57,7 +60,7 @@ class HeadSettings:
     @property
     def n_heads(self) -> int:
         """Number of predictors."""
-        return sum(map(len, self.kernel_ridges)) + len(self.votes)
+        return sum(map(len, self.kernel_ridges)) + len(self.votes) + len(DEPTHS) * (self.n_forest > 0)
 
     @property
     def n_scores(self) -> int:
@@ -97,6 +100,7 @@ class FittedHeads:
         alphas: dual weights, all kernels' ridges one after the other, one (b, n, c) tensor per kernel and ridge.
         medians: median squared and L1 distance of context pairs, each (b, 1, 1).
         trees: the random trees, and the context's leaves.
+        forest: the forest.
     """
 
     settings: HeadSettings
@@ -107,6 +111,7 @@ class FittedHeads:
     alphas: tuple[Float[Tensor, "b n c"], ...]
     medians: tuple[Tensor, Tensor]
     trees: RandomTrees | None
+    forest: Forest | None
 
     @classmethod
     def fit(
@@ -135,12 +140,15 @@ class FittedHeads:
                 left_out.append(y - alphas[-1] / inverse.diagonal(dim1=1, dim2=2)[..., None] + others)
         alone = squared.masked_fill(torch.eye(n, dtype=torch.bool, device=squared.device), torch.inf)
         nearby, distance = _nearby(alone, medians[0], settings.votes)
+        forest = Forest.grow(context, targets, settings.n_forest, generator) if settings.n_forest else None
         single = torch.stack(left_out + [share @ targets for share in nearby], dim=-1)
+        if forest is not None:
+            single = torch.cat([single, forest.left_out], dim=-1)
         weights = combination(single, targets)
         heads = _with_combination(single, weights, others)
         error = _local_error(nearby, targets, heads)
         fitted = Scores(heads, error, distance)
-        return cls(settings, context, targets, fitted, weights, tuple(alphas), medians, trees)
+        return cls(settings, context, targets, fitted, weights, tuple(alphas), medians, trees, forest)
 
     def to(self, dtype: torch.dtype) -> FittedHeads:
         """The same heads in another precision, for `predict`."""
@@ -150,6 +158,8 @@ class FittedHeads:
         changes["medians"] = tuple(median.to(dtype) for median in self.medians)
         if self.trees is not None:
             changes["trees"] = replace(self.trees, leaves=self.trees.leaves.to(dtype))
+        if self.forest is not None:
+            changes["forest"] = self.forest.to(dtype)
         return replace(self, **changes)
 
     def predict(self, query: Float[Tensor, "b m p"]) -> Scores:
@@ -163,6 +173,8 @@ class FittedHeads:
         ]
         nearby, distance = _nearby(squared, self.medians[0], self.settings.votes)
         single = torch.stack(scores + [share @ self.targets for share in nearby], dim=-1)
+        if self.forest is not None:
+            single = torch.cat([single, self.forest.predict(query)], dim=-1)
         error = _local_error(nearby, self.targets, self.left_out.heads)
         return Scores(_with_combination(single, self.weights, centre), error, distance)
 

@@ -184,22 +184,22 @@ class ClassifierStack(StackNetwork):
     """Head scores of context and queries, and the context's labels -> class logits of the queries."""
 
     def __init__(self, settings: StackSettings) -> None:
-        # mean, spread, label and its residual, "is context", local error, distance, and four facts of the table
-        super().__init__(settings, settings.heads.n_scores + 11, settings.heads.n_scores + 1)
+        # scores, their mean and spread, label and its residual, "is context", local error, distance; of the table
+        # four facts and the errors of the heads
+        n_scores = settings.heads.n_scores
+        super().__init__(settings, n_scores + 11 + n_scores, n_scores + 1)
 
-    def table_of(self, context: Scores, targets: Float[Tensor, "b n c"]) -> Float[Tensor, "b c 4"]:
-        """Log frequency of the class, log n, log number of classes, error of the combination."""
+    def table_of(self, context: Scores, targets: Float[Tensor, "b n c"]) -> Float[Tensor, "b c f"]:
+        """Log frequency of the class, log n, log number of classes, error of the combination; errors of the heads."""
         n, c = targets.shape[1:]
         frequency = ((targets.sum(dim=1) + 0.5) / (n + 0.5 * c)).log()
         constant = torch.ones_like(frequency)
         error = (targets - context.heads[..., -1]).square().mean(dim=(1, 2)).clamp_min(1e-12).sqrt()
-        return torch.stack(
-            [frequency, (math.log(n) / 3 - 1.5) * constant, (math.log(c) - 1) * constant, error[:, None] * constant],
-            dim=-1,
-        )
+        facts = [frequency, (math.log(n) / 3 - 1.5) * constant, (math.log(c) - 1) * constant, error[:, None] * constant]
+        return torch.cat([torch.stack(facts, dim=-1), _head_errors(context, targets).expand(-1, c, -1)], dim=-1)
 
     def _features(
-        self, scores: Scores, targets: Float[Tensor, "b m c"] | None, table: Float[Tensor, "b c 4"]
+        self, scores: Scores, targets: Float[Tensor, "b m c"] | None, table: Float[Tensor, "b c f"]
     ) -> Float[Tensor, "b m c p"]:
         heads = scores.heads
         combined = heads[..., -1]
@@ -216,7 +216,7 @@ class ClassifierStack(StackNetwork):
         of_table = torch.cat([table[..., :1] / 2, table[..., 1:]], dim=-1)[:, None].expand(-1, heads.shape[1], -1, -1)
         return torch.cat([heads * 2, torch.stack(facts, dim=-1), of_table], dim=-1)
 
-    def read(self, cache: list[KeysValues], query: Scores, table: Float[Tensor, "b c 4"]) -> Float[Tensor, "b m c"]:
+    def read(self, cache: list[KeysValues], query: Scores, table: Float[Tensor, "b c f"]) -> Float[Tensor, "b m c"]:
         """Logits of query rows."""
         written = self._written(cache, query, table)
         logits: Tensor = (written[..., :-1] * query.heads).sum(dim=-1) + written[..., -1]
@@ -248,20 +248,23 @@ class RegressorStack(StackNetwork):
     start: Float[Tensor, " k"]
 
     def __init__(self, settings: StackSettings) -> None:
-        # spread, target and its residual, "is context", local error, distance, log n, log scale
-        super().__init__(settings, settings.heads.n_scores + 8, settings.heads.n_scores + 1 + settings.n_buckets)
+        # differences of the heads, their spread, combination, target and its residual, "is context", local error,
+        # distance; of the table log n, log scale and the errors of the heads
+        n_scores = settings.heads.n_scores
+        super().__init__(settings, n_scores + 8 + n_scores, n_scores + 1 + settings.n_buckets)
         reach = math.asinh(_REACH / _FINE)
         even = torch.linspace(-reach, reach, settings.n_buckets + 1, dtype=torch.float64)
         self.register_buffer("borders", (_FINE * even.sinh()).float())
         self.register_buffer("start", _start(even.sinh() * _FINE).float())
 
-    def table_of(self, context: Scores, targets: Float[Tensor, "b n 1"]) -> Float[Tensor, "b 1 2"]:
-        """Log n, and the scale: root mean square of the left-out errors of the combination."""
+    def table_of(self, context: Scores, targets: Float[Tensor, "b n 1"]) -> Float[Tensor, "b 1 f"]:
+        """Log n, the scale (root mean square of the left-out errors of the combination), and the heads' errors."""
         scale = (targets - context.heads[..., -1]).square().mean(dim=1).clamp_min(1e-8).sqrt()
-        return torch.stack([torch.full_like(scale, math.log(targets.shape[1]) / 3 - 1.5), scale], dim=-1)
+        facts = torch.stack([torch.full_like(scale, math.log(targets.shape[1]) / 3 - 1.5), scale], dim=-1)
+        return torch.cat([facts, _head_errors(context, targets)], dim=-1)
 
     def _features(
-        self, scores: Scores, targets: Float[Tensor, "b m 1"] | None, table: Float[Tensor, "b 1 2"]
+        self, scores: Scores, targets: Float[Tensor, "b m 1"] | None, table: Float[Tensor, "b 1 f"]
     ) -> Float[Tensor, "b m 1 p"]:
         heads = scores.heads
         combined, scale = heads[..., -1], table[:, None, :, 1]
@@ -278,10 +281,11 @@ class RegressorStack(StackNetwork):
             zero + table[:, None, :, 0],
             zero + scale.log() / 2,
         ]
-        return _squash(torch.cat([apart, torch.stack(facts, dim=-1)], dim=-1))
+        errors = table[:, None, :, 2:].expand(-1, heads.shape[1], -1, -1)
+        return _squash(torch.cat([apart, torch.stack(facts, dim=-1), errors], dim=-1))
 
     def read(
-        self, cache: list[KeysValues], query: Scores, table: Float[Tensor, "b 1 2"]
+        self, cache: list[KeysValues], query: Scores, table: Float[Tensor, "b 1 f"]
     ) -> tuple[Float[Tensor, "b m"], Float[Tensor, "b m k"]]:
         """Location of every query row, and the logits of its buckets."""
         written = self._written(cache, query, table)[:, :, 0]
@@ -308,6 +312,13 @@ class RegressorStack(StackNetwork):
         error = (query_y - location) / scale
         nll = bar_nll(logits, self.borders, error.detach()).clamp_max(_LARGEST_LOSS)
         return nll.mean() + F.smooth_l1_loss(error, torch.zeros_like(error), beta=2.0)
+
+
+def _head_errors(context: Scores, targets: Float[Tensor, "b n c"]) -> Float[Tensor, "b 1 h"]:
+    """Logarithm of the left-out root mean square error of every head over that of the combination, times two."""
+    squared = (targets[..., None] - context.heads).square().mean(dim=(1, 2)).clamp_min(1e-12)
+    relative: Tensor = (squared / squared[:, -1:]).log().clamp(-4, 4)
+    return relative[:, None]
 
 
 _FINE, _REACH = 0.05, 8.0

@@ -61,8 +61,10 @@ class TabularRegressor(RegressorMixin, TabularEstimator):  # type: ignore[misc]
         return torch.as_tensor((y - self._middle) / self._spread)[:, None]
 
     def _prepare(self, x: NDArray[np.float64], is_categorical: NDArray[np.bool_], y: NDArray[Any]) -> None:
-        self._middle = float(y.mean())
-        spread = float((y / max(np.abs(y).max(), 1e-300)).std() * np.abs(y).max())  # squares of large y overflow
+        ordered = np.sort(y)  # sums in one order, whatever that of the rows
+        self._middle = float(ordered.mean())
+        largest = float(np.abs(y).max())
+        spread = float((ordered / max(largest, 1e-300)).std() * largest)  # squares of large y overflow
         self._spread = spread if spread > 1e-12 * abs(self._middle) + 1e-300 else 1.0
         super()._prepare(x, is_categorical, y)
 

@@ -226,6 +226,9 @@ def pretrain_stack(
 SHIPPED = {"classification": "tabpfn-classifier", "regression": "tabpfn-regressor"}
 """Names of the shipped networks of `TabularClassifier` and `TabularRegressor`."""
 
+ARMS = {"full": "tabpfn-arm-full", "linear": "tabpfn-arm-linear", "bnn": "tabpfn-arm-bnn"}
+"""Variant of the prior -> a small classifier fitted to it; all by the same budget, for the proof."""
+
 
 def pretrain_shipped(
     name: str | None = None,
@@ -239,12 +242,11 @@ def pretrain_shipped(
     out: Path,
     seed: int = 0,
     progress: ProgressCallback | None = None,
-    variant: str = "full",
 ) -> dict[str, Any]:
     """Train a shipped network, or go on with it; see `foreknow pretrain`.
 
     Args:
-        name: one of `SHIPPED`; the classifier by default.
+        name: one of `SHIPPED` or `ARMS`; the classifier by default.
         minutes: wall-clock budget; the schedule finishes within it.
         n_steps: steps instead; one of both is needed unless a preset is given.
         preset: "quick" (seconds), "small" (500 steps) or "paper" (100 000 steps of wider tables).
@@ -254,23 +256,24 @@ def pretrain_shipped(
         out: folder for `<name>.safetensors` (weights), `<name>.state.safetensors` and `<name>.log.jsonl`.
         seed: of weights and draws.
         progress: told after every step.
-        variant: of the prior, see `members_and_weights`.
 
     Returns:
         Paths, steps, seconds and the last loss.
     """
-    chosen = check_option("tabpfn", "weights", name or SHIPPED["classification"], tuple(SHIPPED.values()))
+    known = {shipped: (task, "full", "shipped") for task, shipped in SHIPPED.items()}
+    known |= {arm: ("classification", variant, "arm") for variant, arm in ARMS.items()}
+    chosen = check_option("tabpfn", "weights", name or SHIPPED["classification"], tuple(known))
+    task, variant, sizes = known[chosen]
     if minutes is not None and n_steps is not None:
         raise ConfigError("pretrain: give minutes or steps, not both.")
-    task = next(task for task, shipped in SHIPPED.items() if shipped == chosen)
-    shapes, settings, steps = _PRESETS[check_option("pretrain", "preset", preset or "shipped", tuple(_PRESETS))]
+    shapes, settings, steps = _PRESETS[check_option("pretrain", "preset", preset or sizes, tuple(_PRESETS))]
     if task == "regression":
         shapes, settings = replace(shapes, tokens=max(shapes.tokens // 2, 1)), replace(settings, task=task)
     out.mkdir(parents=True, exist_ok=True)
     state, log = out / f"{chosen}.state.safetensors", out / f"{chosen}.log.jsonl"
     members, weights = members_and_weights(task, variant=variant)
     start, before = None, {}
-    if resume and not state.exists() and preset is None and variant == "full":
+    if resume and not state.exists() and preset is None and sizes == "shipped":
         # A fresh stream of tables, so that none is seen twice.
         start, before = StackNetwork.from_checkpoint(weights_path(chosen), task), _record_of(weights_path(chosen))
         resume, seed = False, seed_of(seed, "continued", str(before.get("steps", 0)))
@@ -320,6 +323,7 @@ def _record_of(path: Path) -> dict[str, Any]:
 
 _PRESETS = {
     "shipped": (TaskShapes(), StackSettings(), 8000),
+    "arm": (TaskShapes(n_rows=(64, 320), n_features=(2, 20), tokens=6000), StackSettings(), 1000),
     "quick": (
         TaskShapes(n_rows=(24, 40), n_features=(2, 4), n_classes=(2, 3), tokens=200),
         StackSettings(width=16),
