@@ -1,4 +1,4 @@
-# make demo   predicts a real table and says where its report is        make test   lint and the whole suite
+# make demo   predicts a real table and says where its reports are      make test   lint and the whole suite
 PYTEST_WORKERS ?= 2
 BENCH_FLAGS ?= --quick
 FUZZ_SECONDS ?= 60
@@ -18,9 +18,11 @@ help:  ## list the targets
 setup:  ## make .venv from requirements.lock (PYTHON=... names another interpreter)
 	@sh tools/setup.sh
 
-demo: setup  ## predict a real table with missing values and write its report
+demo: setup  ## predict classes and numbers of a real table with missing values, and write the reports
 	@.venv/bin/foreknow predict examples/penguins.csv --target species --out demo
-	@test -s demo/report.html && echo "The report is demo/report.html: open it in a browser."
+	@.venv/bin/foreknow predict examples/penguins.csv --target body_mass_g --folds 3 --out demo/body_mass
+	@test -s demo/report.html && test -s demo/body_mass/report.html && \
+	  echo "The reports are demo/report.html and demo/body_mass/report.html: open them in a browser."
 
 lint: setup  ## formatting, lint, types, and the rule that dependencies point one way
 	@$(PY) -m ruff format --check .

@@ -142,7 +142,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         generated = target.startswith(("catalogue/", "api/"))
         assert generated or (page.parent / target).exists(), target
     for word in re.findall(r"`([\w./-]+\.(?:md|py|csv|cff|lock|yml))`", text):
-        made = ("predictions.csv", "report/", "__init__")
+        made = ("predictions.csv", "explanations.csv", "report/", "__init__")
         assert word.startswith(made) or (ROOT / word).exists(), word
 
 

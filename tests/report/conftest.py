@@ -7,13 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from sklearn.base import BaseEstimator, ClassifierMixin
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.linear_model import Ridge
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from foreknow.core.predictive import Gaussian
 from foreknow.data.table import Column, Table
-from foreknow.report.baselines import as_numbers, class_frequencies, logistic_regression
+from foreknow.report.baselines import (
+    as_numbers,
+    class_frequencies,
+    logistic_regression,
+    ridge_regression,
+    training_mean,
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,58 @@ def make_table() -> Callable[..., Table]:
                 Column("true or false", "boolean", (codes > 0).astype(float)),
                 Column("same", "numeric", np.ones(n)),
                 Column("kind", "categorical", target),
+            )
+        )
+
+    return make
+
+
+class NumberStandIn(RegressorMixin, BaseEstimator):
+    """Ridge regression on numbers only, with normal errors of one size times `honesty`."""
+
+    def __init__(self, honesty: float = 1.0) -> None:
+        self.honesty = honesty
+
+    def fit(self, X, y):
+        self.model_ = make_pipeline(StandardScaler(), Ridge()).fit(self._numbers(X), y)
+        self.spread_ = float(np.std(y - self.model_.predict(self._numbers(X)))) + 1e-9
+        return self
+
+    def predict_dist(self, X):
+        mean = torch.as_tensor(self.model_.predict(self._numbers(X)))
+        return Gaussian(mean, torch.full_like(mean, self.honesty * self.spread_))
+
+    def _numbers(self, X: Table):
+        matrix, categorical = as_numbers(X)
+        return np.nan_to_num(matrix[:, ~categorical], nan=0.0)
+
+
+@pytest.fixture(scope="session")
+def number_stand_in() -> type[NumberStandIn]:
+    return NumberStandIn
+
+
+@pytest.fixture(scope="session")
+def quick_numbers() -> dict[str, Callable]:
+    """Two baselines of numbers that cost next to nothing."""
+    return {"ridge regression": ridge_regression, "mean of the target": training_mean}
+
+
+@pytest.fixture(scope="session")
+def make_numbers() -> Callable[..., Table]:
+    """`make_numbers(n)`: a price that grows with one column and depends on no other, with normal errors of 1."""
+
+    def make(n: int = 90, *, n_empty: int = 0, seed: int = 0) -> Table:
+        rng = np.random.default_rng(seed)
+        size = rng.normal(size=n)
+        price = 10 + 3 * size + rng.normal(size=n)
+        price[:n_empty] = np.nan
+        return Table(
+            (
+                Column("size", "numeric", size),
+                Column("noise", "numeric", rng.normal(size=n)),
+                Column("word", "categorical", np.array([("x", "y")[i % 2] for i in range(n)], dtype=object)),
+                Column("price", "numeric", price),
             )
         )
 

@@ -11,8 +11,16 @@ from sklearn.dummy import DummyClassifier
 
 from foreknow.common.errors import ConfigError, ForeknowWarning, InputError
 from foreknow.data.table import Column, Table
-from foreknow.report.baselines import BASELINES, as_numbers
+from foreknow.report import baselines
+from foreknow.report.baselines import as_numbers
 from foreknow.report.evaluate import assign_folds, evaluate, out_of_fold
+from foreknow.report.forecast import reader_of
+
+
+@pytest.fixture(autouse=True)
+def without_catboost(monkeypatch):
+    """Whether or not it is installed here."""
+    monkeypatch.setattr(baselines, "available", lambda module: False)
 
 
 class Spy(DummyClassifier):
@@ -28,10 +36,10 @@ class Spy(DummyClassifier):
 def test_all_arms_and_folds_of_a_table(make_table, stand_in):
     told = []
     result = evaluate(make_table(n_empty=7), "kind", predictor=stand_in(), n_folds=3, progress=told.append)
-    assert [arm.name for arm in result.arms] == ["foreknow", *BASELINES]
+    assert [arm.name for arm in result.arms] == ["foreknow", *baselines.BASELINES["classification"]]
     assert (result.n_folds, len(result.rows), result.ours.excess) == (3, 83, None)
     for arm in result.arms:
-        np.testing.assert_allclose(arm.probabilities.sum(1), 1)
+        np.testing.assert_allclose(arm.output.sum(1), 1)
         assert arm.seconds > 0
     losses = {arm.name: arm.scores["log_loss"].value for arm in result.arms}
     for arm in result.arms[1:]:
@@ -45,7 +53,7 @@ def test_all_arms_and_folds_of_a_table(make_table, stand_in):
 
 def test_the_same_seed_repeats_and_another_does_not(make_table, stand_in, quick):
     runs = [evaluate(make_table(), "kind", predictor=stand_in(), baselines=quick, seed=s) for s in (1, 1, 2)]
-    same, again, other = (run.ours.probabilities for run in runs)
+    same, again, other = (run.ours.output for run in runs)
     assert np.array_equal(same, again) and not np.array_equal(same, other)
 
 
@@ -74,9 +82,13 @@ def test_targets_of_held_out_rows_do_not_matter(make_table, stand_in):
     changed[held_out] = np.minimum(truth[held_out] + 1, 2)
     matrix, categorical = as_numbers(features)
     arms = [(stand_in, features.rows)]
-    arms += [(partial(build, categorical, 0), matrix.__getitem__) for build in BASELINES.values()]
+    arms += [
+        (partial(build, categorical, 0), matrix.__getitem__) for build in baselines.BASELINES["classification"].values()
+    ]
     for make, take in arms:
-        one, two = (out_of_fold("arm", make, take, y, folds, 3, lambda name: None)[0] for y in (truth, changed))
+        one, two = (
+            out_of_fold("arm", make, take, y, folds, reader_of(3), lambda name: None)[0] for y in (truth, changed)
+        )
         np.testing.assert_array_equal(one[held_out], two[held_out])
         assert not np.array_equal(one[folds != 1], two[folds != 1])  # their own folds did learn from the change
 
@@ -102,7 +114,7 @@ def test_a_class_of_one_row_is_left_out_and_said(make_table, stand_in, quick):
         result = evaluate(table, "kind", predictor=stand_in(), baselines=quick)
     assert 5 not in result.rows and len(result.rows) == 90
     assert len(result.warnings) == 1 and "one row only" in result.warnings[0]
-    assert result.ours.probabilities.shape == (90, 3)
+    assert result.ours.output.shape == (90, 3)
 
 
 def test_fewer_than_two_classes_of_two_rows():
@@ -156,7 +168,10 @@ def test_hard_columns_do_not_stop_the_baselines(stand_in):
         Column("y", "categorical", np.where(huge > 0, "up", "down").astype(object)),
     )
     result = evaluate(Table(columns), "y", predictor=stand_in(), n_folds=2)
-    assert [arm.name for arm in result.arms] == ["foreknow", *BASELINES]  # none was left out
+    assert [arm.name for arm in result.arms] == [
+        "foreknow",
+        *baselines.BASELINES["classification"],
+    ]  # none was left out
 
 
 def test_a_bad_number_of_folds(make_table, stand_in):

@@ -100,7 +100,7 @@ def test_nothing_is_fetched_from_anywhere(make_table, stand_in, quick, tmp_path,
 def test_pictures_have_labels_and_unique_identifiers_and_tables_have_headers(job):
     page = Page(job.report_path.read_text(encoding="utf-8"))
     pictures = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert len(pictures) == 6
+    assert len(pictures) == 7
     assert all(picture["role"] == "img" and len(picture["aria-label"]) > 20 for picture in pictures)
     names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(names) == len(set(names))
@@ -116,7 +116,7 @@ def test_pictures_have_labels_and_unique_identifiers_and_tables_have_headers(job
 
 def test_the_page_says_what_was_measured(job):
     text = Page(job.report_path.read_text(encoding="utf-8")).text
-    for sentence in headline(job.evaluation):
+    for sentence in headline(job.evaluation, job.curve):
         assert " ".join(sentence.split()) in text
     for arm in job.evaluation.arms:
         assert f"{arm.scores['log_loss'].value:.3f}" in text and arm.name in text

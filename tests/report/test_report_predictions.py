@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from foreknow.report import predictions
-from foreknow.report.predictions import PredictionWriter, open_predictions
+from foreknow.report.predictions import ClassWriter, NumberWriter, open_predictions
 
 CLASSES = ("plain", 'comma, "quote"\nline', "=1+1")
 
@@ -20,7 +20,7 @@ def some(n, seed=0):
 def test_rows_read_back_whatever_the_classes_are_called():
     rows, p = some(40)
     file = io.StringIO(newline="")
-    writer = PredictionWriter(file, CLASSES)
+    writer = ClassWriter(file, CLASSES)
     writer.add(rows[:25], p[:25], "test file")
     writer.add(rows[25:], p[25:], ["out-of-fold"] * 15)
     found = writer.finish()
@@ -41,7 +41,7 @@ def test_rows_read_back_whatever_the_classes_are_called():
 
 def test_held_out_quality_comes_from_a_bounded_random_sample(monkeypatch):
     monkeypatch.setattr(predictions, "MAX_KEPT", 100)
-    writer = PredictionWriter(io.StringIO(), CLASSES)
+    writer = ClassWriter(io.StringIO(), CLASSES)
     for start in range(0, 1000, 50):  # the first half is judged right, the second wrong
         truth = np.zeros(50, dtype=np.int64)
         truth[:5], truth[5:10] = -1, -2
@@ -59,3 +59,23 @@ def test_an_interrupted_file_leaves_the_old_one(tmp_path):
         writer.add(*some(5), "test file")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_numbers_are_written_with_their_quantiles_and_the_widest_rows_are_remembered():
+    file = io.StringIO(newline="")
+    writer = NumberWriter(file)
+    output = np.array([[1.0, 0.5, 1.1, 2.0, np.nan], [-3.0, -9.0, -3.0, 4.0, np.nan], [1234567.25, 0.0, 1.0, 2.0, 0.0]])
+    writer.add(np.array([4, 7, 9]), output, "empty target")
+    writer.add(np.array([11]), np.array([[5.0, np.nan, np.nan, np.nan, np.nan]]), "test file")  # states no interval
+    writer.judge(output, np.array([1.5, np.nan, 3.0]))
+    found = writer.finish()
+    assert file.getvalue().splitlines() == [
+        "row,prediction,quantile_0.05,quantile_0.5,quantile_0.95,source",
+        "4,1,0.5,1.1,2,empty target",
+        "7,-3,-9,-3,4,empty target",
+        "9,1234567.25,0,1,2,empty target",
+        "11,5,,,,test file",
+    ]
+    assert [row.row for row in found.widest] == [7, 9, 4] and found.means.tolist() == [1.0, -3.0, 1234567.25, 5.0]
+    assert (found.held_out.n_rows, found.held_out.n_unknown) == (2, 0)
+    assert found.held_out.coverage.whole.share == 0.5 and found.class_counts.size == 0

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from foreknow._version import __version__
+from foreknow.cli.apply import apply
 from foreknow.cli.cite import cite
 from foreknow.cli.common import guarded
 from foreknow.cli.doctor import doctor
@@ -46,6 +47,7 @@ def _root(
 
 if importlib.util.find_spec("foreknow.cli.predict"): app.command("predict")(guarded(importlib.import_module("foreknow.cli.predict").predict))  # noqa: E501, E701  # fmt: skip
 _VERBS: dict[str, Callable[..., None]] = {
+    "apply": apply,
     "list": list_,
     "show": show,
     "cite": cite,

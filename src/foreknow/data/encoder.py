@@ -128,6 +128,16 @@ class TableEncoder:
         self._plans: list[_Plan] = []
         self._named = False
 
+    @property
+    def schema(self) -> dict[str, Kind]:
+        """Name -> kind of the columns of the context, in its order; also of those that are dropped."""
+        return {plan.name: plan.kind for plan in self._plans}
+
+    @property
+    def named(self) -> bool:
+        """Whether these names are the user's own; False for arrays, whose columns are matched by position."""
+        return self._named
+
     def fit(self, table: Table) -> TableEncoder:
         """Learn from the context rows.
 

@@ -61,7 +61,11 @@ def read_table(
 
 
 def iter_table(
-    path: str | Path, *, chunk_rows: int = 65536, schema: Mapping[str, Kind] | None = None
+    path: str | Path,
+    *,
+    chunk_rows: int = 65536,
+    schema: Mapping[str, Kind] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Iterator[Table]:
     """The table in a file as a stream of tables of at most `chunk_rows` rows, in bounded memory.
 
@@ -73,13 +77,14 @@ def iter_table(
         chunk_rows: rows of a chunk, at least 1.
         schema: kinds by column name. A cell that does not fit becomes missing; how many did is said in a
             `ForeknowWarning` at the end.
+        on_progress: receives a `Progress` record before each chunk.
 
     Raises:
         InputError: as `read_table`, or `schema` names a column that is not in the file.
     """
     n_rows = check_int("iter_table", "chunk_rows", chunk_rows, low=1)
     source = _open(path)
-    return source.tables(n_rows, source.infer(source.complete(schema)), None)
+    return source.tables(n_rows, source.infer(source.complete(schema)), on_progress)
 
 
 def column_names(path: str | Path) -> tuple[str, ...]:

@@ -3,12 +3,16 @@
 from foreknow.common.lazy import lazy_names as _lazy_names
 
 _PUBLIC = {
+    "Applied": "foreknow.report.apply",
     "Arm": "foreknow.report.evaluate",
     "Evaluation": "foreknow.report.evaluate",
+    "Explanation": "foreknow.report.explain",
     "Job": "foreknow.report.job",
+    "LearningCurve": "foreknow.report.curve",
     "Predictions": "foreknow.report.predictions",
     "Score": "foreknow.report.scores",
     "Target": "foreknow.report.target",
+    "apply_model": "foreknow.report.apply",
     "evaluate": "foreknow.report.evaluate",
     "headline": "foreknow.report.words",
     "predict_table": "foreknow.report.job",

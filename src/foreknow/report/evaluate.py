@@ -19,13 +19,16 @@ from foreknow.common.rng import numpy_stream, seed_of
 from foreknow.common.timing import Stopwatch
 from foreknow.common.validate import check_int
 from foreknow.data.table import Table
-from foreknow.report.baselines import BASELINES, Baseline, as_numbers
-from foreknow.report.scores import Score, log_losses, mean_score, score
+from foreknow.report.baselines import Baseline, as_numbers, baselines_for
+from foreknow.report.forecast import Coverage, Reader, coverage, reader_of
+from foreknow.report.scores import Score, difference, judge
 from foreknow.report.target import Target, read_target
 
 OURS = "foreknow"
 MAX_ROWS = 20_000
-"""Larger tables are evaluated on a stratified sample of this many rows."""
+"""Larger tables are evaluated on a (for classes stratified) sample of this many rows."""
+MEASURE = {"classification": "log_loss", "regression": "rmse"}
+"""What decides between predictors; lower is better."""
 
 
 @dataclass(frozen=True)
@@ -34,25 +37,28 @@ class Arm:
 
     Args:
         name: of the predictor.
-        probabilities: out-of-fold class probabilities of the evaluated rows, shape (n, k).
-        scores: "accuracy", "auc", "log_loss", "brier", "ece", each with its interval.
+        output: out-of-fold predictions of the evaluated rows: class probabilities, shape (n, k), or what `forecast`
+            gives, shape (n, 5).
+        scores: "accuracy", "auc", "log_loss", "brier", "ece"; or "rmse", "mae", "r2", "nll"; each with its interval.
         seconds: of fitting and predicting, all folds together.
-        excess: its log-loss minus ours on the same rows, with a paired interval; positive where ours is better.
-            None for ours.
+        excess: its log-loss or RMSE minus ours on the same rows, with a paired interval; positive where ours is
+            better. None for ours.
     """
 
     name: str
-    probabilities: NDArray[np.float64]
+    output: NDArray[np.float64]
     scores: Mapping[str, Score]
     seconds: float
     excess: Score | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the probabilities, in JSON types."""
+        """Everything but the predictions, in JSON types."""
         return {
             "name": self.name,
             **{name: value.to_dict() for name, value in self.scores.items()},
-            "log_loss_minus_ours": self.excess.to_dict() if self.excess else None,
+            f"{'rmse' if 'rmse' in self.scores else 'log_loss'}_minus_ours": self.excess.to_dict()
+            if self.excess
+            else None,
             "seconds": round(self.seconds, 3),
         }
 
@@ -62,7 +68,7 @@ class Evaluation:
     """The outcome of `evaluate`.
 
     Args:
-        target: the column, its classes, and the class of every row of the table.
+        target: the column, its task and classes, and the class or number of every row of the table.
         rows: positions of the evaluated rows in the table, shape (n,).
         folds: fold in which each evaluated row was held out, shape (n,).
         arms: ours first, then the baselines.
@@ -80,9 +86,18 @@ class Evaluation:
     seconds: float
 
     @property
-    def truth(self) -> NDArray[np.int64]:
-        """Class codes of the evaluated rows, shape (n,)."""
-        return self.target.codes[self.rows]
+    def task(self) -> str:
+        return self.target.task
+
+    @property
+    def truth(self) -> NDArray[Any]:
+        """Class codes or numbers of the evaluated rows, shape (n,)."""
+        return np.asarray(self.target.y[self.rows])
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """How often our intervals of numbers held the truth."""
+        return coverage(self.ours.output, self.truth) if self.task == "regression" else None
 
     @property
     def n_folds(self) -> int:
@@ -94,12 +109,12 @@ class Evaluation:
 
     @property
     def best_baseline(self) -> Arm | None:
-        """The baseline with the lowest log-loss."""
-        return min(self.arms[1:], key=lambda arm: arm.scores["log_loss"].value, default=None)
+        """The baseline with the lowest log-loss or RMSE."""
+        return min(self.arms[1:], key=lambda arm: arm.scores[MEASURE[self.task]].value, default=None)
 
     @property
     def verdict(self) -> str:
-        """Ours against the best baseline by log-loss: "better", "worse", "even" (interval holds 0) or "alone"."""
+        """Ours against the best baseline by that measure: "better", "worse", "even" (interval holds 0) or "alone"."""
         best = self.best_baseline
         if best is None or best.excess is None:
             return "alone"
@@ -109,11 +124,13 @@ class Evaluation:
         """The record in JSON types, without the rows."""
         return {
             "target": self.target.name,
+            "task": self.task,
             "classes": list(self.target.classes),
             "n_rows": len(self.rows),
             "n_folds": self.n_folds,
             "verdict": self.verdict,
             "arms": [arm.to_dict() for arm in self.arms],
+            "coverage": None if (found := self.coverage) is None else found.to_dict(),
             "seconds": round(self.seconds, 3),
         }
 
@@ -123,7 +140,7 @@ def evaluate(
     target: str,
     *,
     predictor: Any,
-    baselines: Mapping[str, Baseline] = BASELINES,
+    baselines: Mapping[str, Baseline] | None = None,
     n_folds: int = 5,
     seed: int = 0,
     task: str = "auto",
@@ -132,20 +149,20 @@ def evaluate(
 ) -> Evaluation:
     """Cross-validate `predictor` and the baselines on the rows whose target is known.
 
-    All arms are fitted and judged on the same stratified folds; whatever an arm learns, it learns from the
-    training rows of the fold. A class of fewer rows than folds is spread over as many folds as it has rows, so
+    All arms are fitted and judged on the same folds (stratified for classes); whatever an arm learns, it learns from
+    the training rows of the fold. A class of fewer rows than folds is spread over as many folds as it has rows, so
     that every training part still knows it; the row of a class of one is left out, with a warning.
 
     Args:
         table: features and target.
         target: name of the target column.
-        predictor: unfitted classifier in scikit-learn's manner whose `fit` takes a `Table` and class codes;
-            a clone of it is fitted in each fold.
-        baselines: name -> what builds the classifier.
-        n_folds: at least 2; at most the size of the largest class is used.
+        predictor: unfitted classifier or regressor in scikit-learn's manner whose `fit` takes a `Table` and class
+            codes or numbers; a clone of it is fitted in each fold.
+        baselines: name -> what builds the predictor; by default `baselines_for` the task.
+        n_folds: at least 2; at most the number of rows (of the largest class) is used.
         seed: of folds, sampling, baselines and resampling.
         task: see `read_target`.
-        max_rows: evaluate on a stratified sample of this many rows if there are more, with a warning.
+        max_rows: evaluate on a sample, stratified for classes, of this many rows if there are more, with a warning.
         progress: receives a record after every fold of every arm.
 
     Raises:
@@ -156,32 +173,33 @@ def evaluate(
 
     with Stopwatch() as watch, recorded_warnings() as caught:
         known = read_target(table, target, task)
+        baselines = baselines_for(known.task) if baselines is None else baselines
         rows = _choose_rows(known, max_rows, seed)
-        truth = known.codes[rows]
-        folds = assign_folds(truth, n_folds, seed)
+        truth = known.y[rows]
+        folds = assign_folds(truth if known.classes else np.zeros(len(rows), dtype=np.int64), n_folds, seed)
         features = table.drop([target]).rows(rows)
         matrix, categorical = as_numbers(features)
-        k, done = len(known.classes), itertools.count(1)
+        read, done = reader_of(len(known.classes)), itertools.count(1)
         reporter = Reporter(progress, (1 + len(baselines)) * (int(folds.max()) + 1))
 
         def advance(name: str) -> None:
             reporter.advance(next(done), name)
 
-        results = {OURS: out_of_fold(OURS, lambda: clone(predictor), features.rows, truth, folds, k, advance)}
+        results = {OURS: out_of_fold(OURS, lambda: clone(predictor), features.rows, truth, folds, read, advance)}
         for name, build in baselines.items():
             make = partial(build, categorical, seed_of(seed, "report", name) % 2**31)
             try:
                 with _convergence_told(name):
-                    results[name] = out_of_fold(name, make, matrix.__getitem__, truth, folds, k, advance)
+                    results[name] = out_of_fold(name, make, matrix.__getitem__, truth, folds, read, advance)
             except (ValueError, FloatingPointError) as error:  # scikit-learn's; a baseline must not stop the main job
                 warn(f"the baseline {name} is left out, it failed on this table: {str(error).splitlines()[0]}")
-        ours = log_losses(results[OURS][0], truth)
+        ours = results[OURS][0]
         arms = [
             Arm(
-                name, probabilities, score(probabilities, truth, seed=seed), seconds,
-                None if name == OURS else mean_score(log_losses(probabilities, truth) - ours, seed=seed),
+                name, output, judge(known.task, output, truth, seed=seed), seconds,
+                None if name == OURS else difference(known.task, output, ours, truth, seed=seed),
             )
-            for name, (probabilities, seconds) in results.items()
+            for name, (output, seconds) in results.items()
         ]  # fmt: skip
     return Evaluation(known, rows, folds, tuple(arms), seed, caught(), watch.seconds)
 
@@ -204,39 +222,32 @@ def out_of_fold(
     name: str,
     make: Callable[[], Any],
     take: Callable[[NDArray[np.int64]], Any],
-    truth: NDArray[np.int64],
+    truth: NDArray[Any],
     folds: NDArray[np.int64],
-    n_classes: int,
+    read: Reader,
     advance: Callable[[str], None],
 ) -> tuple[NDArray[np.float64], float]:
-    """Probabilities of every row by a model that was fitted without the row's fold, and the seconds it took.
+    """Predictions of every row by a model that was fitted without the row's fold, and the seconds it took.
 
     Args:
         name: of the arm.
-        make: builds an unfitted classifier.
+        make: builds an unfitted predictor.
         take: the features of the rows at the given positions.
-        truth: class codes, shape (n,).
+        truth: class codes or numbers, shape (n,).
         folds: fold of each row, shape (n,).
-        n_classes: columns of the result.
+        read: gives the predictions of a fitted model, shape (n, w).
         advance: told the name after every fold.
     """
-    result = np.zeros((len(truth), n_classes))
-    seconds = 0.0
+    parts, places, seconds = [], [], 0.0
     for fold in range(int(folds.max()) + 1):
         train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         with Stopwatch() as watch:
             model = make().fit(take(train), truth[train])
-            result[test] = class_probabilities(model, take(test), n_classes)
+            parts.append(read(model, take(test), truth[test]))
+        places.append(test)
         seconds += watch.seconds
         advance(name)
-    return result, seconds
-
-
-def class_probabilities(model: Any, features: Any, n_classes: int) -> NDArray[np.float64]:
-    """`model.predict_proba` with one column per class code, zero for codes the model never saw."""
-    result = np.zeros((len(found := np.asarray(model.predict_proba(features), dtype=np.float64)), n_classes))
-    result[:, np.asarray(model.classes_, dtype=np.int64)] = found
-    return result
+    return np.concatenate(parts)[np.argsort(np.concatenate(places))], seconds
 
 
 @contextmanager
@@ -256,6 +267,14 @@ def recorded_warnings() -> Iterator[Callable[[], tuple[str, ...]]]:
         warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
 
 
+@contextmanager
+def told_already() -> Iterator[None]:
+    """Drop our warnings: the same model was fitted to more rows of the same table before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ForeknowWarning)
+        yield
+
+
 def warn(sentence: str) -> None:
     """Say that something was changed or left out."""
     warnings.warn(sentence, ForeknowWarning, stacklevel=3)
@@ -264,7 +283,12 @@ def warn(sentence: str) -> None:
 def _choose_rows(target: Target, max_rows: int, seed: int) -> NDArray[np.int64]:
     """Positions of the rows to evaluate, in the table's order."""
     rows = target.labelled
-    counts = np.bincount(target.codes[rows], minlength=len(target.classes))
+    if target.task == "regression":
+        if len(rows) > max_rows:
+            _tell_of_sample(len(rows), "random", max_rows)
+            rows = np.sort(numpy_stream(seed, "report", "sample").choice(rows, max_rows, replace=False))
+        return rows
+    counts = np.bincount(target.y[rows], minlength=len(target.classes))
     single = np.flatnonzero(counts == 1)
     if len(single):
         names = ", ".join(repr(target.classes[code]) for code in single[:5]) + (", ..." if len(single) > 5 else "")
@@ -272,25 +296,29 @@ def _choose_rows(target: Target, max_rows: int, seed: int) -> NDArray[np.int64]:
             f"{len(single)} class(es) occur in one row only ({names}); no model can be judged on a class it never saw, "
             "so these rows take no part in the cross-validation (they are used to predict)."
         )
-        rows = rows[~np.isin(target.codes[rows], single)]
+        rows = rows[~np.isin(target.y[rows], single)]
     if (counts > 1).sum() < 2:
         raise InputError(
             f"the target column {target.name!r} has fewer than two classes with at least two rows each.",
             hint="Add rows of the other classes.",
         )
     if len(rows) > max_rows:
-        warn(
-            f"the table has {len(rows)} rows with a known target; the quality was measured on a stratified sample of "
-            f"about {max_rows} of them."
-        )
+        _tell_of_sample(len(rows), "stratified", max_rows)
         rng = numpy_stream(seed, "report", "sample")
         share = max_rows / len(rows)
         chosen = [
             rng.choice(of_class, min(len(of_class), max(2, round(share * len(of_class)))), replace=False)
-            for of_class in (rows[target.codes[rows] == code] for code in np.unique(target.codes[rows]))
+            for of_class in (rows[target.y[rows] == code] for code in np.unique(target.y[rows]))
         ]
         rows = np.sort(np.concatenate(chosen))
     return rows
+
+
+def _tell_of_sample(n: int, kind: str, max_rows: int) -> None:
+    warn(
+        f"the table has {n} rows with a known target; the quality was measured on a {kind} sample of about {max_rows} "
+        "of them."
+    )
 
 
 @contextmanager

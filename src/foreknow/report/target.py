@@ -1,8 +1,9 @@
-"""The column to predict: which task it is, its classes, and what makes it unusable."""
+"""The column to predict: which task it is, its classes or numbers, and what makes it unusable."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,48 +20,61 @@ MAX_CODED_CLASSES = 20
 MAX_CODED_SHARE = 0.1
 """A column of whole numbers is taken for class codes if it has at most `MAX_CODED_CLASSES` distinct ones, and these
 are two or at most `MAX_CODED_SHARE` of the rows; otherwise for a quantity."""
+MAX_SIZE = 1e100
+"""Numbers beyond this are refused as targets: their squared errors would overflow."""
+RULE = (
+    f"text, true/false, two whole numbers, and up to {MAX_CODED_CLASSES} whole numbers that make at most "
+    f"{MAX_CODED_SHARE:.0%} of the rows are classes; other numbers are a quantity (regression)"
+)
+"""What "auto" does, for the help and the report."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A classification target.
+    """A target column, of classes or of numbers.
 
     Args:
         name: of its column.
-        classes: texts of the classes, in the order of numbers or of the alphabet.
-        codes: class of each row of the table, shape (n_rows,); -1 where the target is empty.
+        task: "classification" or "regression".
+        y: of each row of the table, shape (n_rows,): class codes, -1 where the target is empty; or numbers, NaN there.
+        classes: texts of the classes, in the order of numbers or of the alphabet; empty for regression.
         note: how the column was read, where that needs saying; else empty.
     """
 
     name: str
-    classes: tuple[str, ...]
-    codes: NDArray[np.int64]
+    task: str
+    y: NDArray[Any]
+    classes: tuple[str, ...] = ()
     note: str = ""
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Whether the target of a row is known, shape (n_rows,)."""
+        return np.asarray(~np.isnan(self.y) if self.task == "regression" else self.y >= 0)
 
     @property
     def labelled(self) -> NDArray[np.int64]:
         """Positions of the rows whose target is known."""
-        return np.flatnonzero(self.codes >= 0)
+        return np.flatnonzero(self.known)
 
     @property
     def empty(self) -> NDArray[np.int64]:
         """Positions of the rows whose target is empty."""
-        return np.flatnonzero(self.codes < 0)
+        return np.flatnonzero(~self.known)
 
 
 def read_target(table: Table, name: str, task: str = "auto") -> Target:
-    """The classes of the column `name`.
+    """The classes or numbers of the column `name`.
 
     Args:
         table: all rows, those with an empty target included.
         name: the target column.
-        task: "auto" takes text, truth values and few whole numbers for classes (`MAX_CODED_CLASSES`,
-            `MAX_CODED_SHARE`) and everything else for a quantity; "classification" takes any column for classes.
+        task: "auto" goes by `RULE`; "classification" takes any column for classes, "regression" numbers only.
 
     Raises:
-        ConfigError: another `task`, or a quantity, which cannot be predicted yet.
-        InputError: no such column, no other column, too few known targets, one class only, an identifier, or
-            more than `MAX_CLASSES` classes.
+        ConfigError: another `task`, a regression of what are no numbers, or dates.
+        InputError: no such column, no other column, too few known targets, one value only, an identifier, more than
+            `MAX_CLASSES` classes, or numbers beyond `MAX_SIZE`.
     """
     check_option("predict", "task", task, TASKS)
     column = table.column(name)
@@ -80,27 +94,30 @@ def read_target(table: Table, name: str, task: str = "auto") -> Target:
     values = column.values[labelled]
     distinct = sorted(set(values.tolist()))
     if len(distinct) == 1:
+        what = "value" if task == "regression" else "class"
         raise InputError(
-            f"the target column {name!r} holds one class only ({_texts(column, distinct)[0]!r} in all {n} rows that "
+            f"the target column {name!r} holds one {what} only ({_texts(column, distinct)[0]!r} in all {n} rows that "
             "have a value); at least two are needed.",
             hint="Is this the right column?",
         )
     if task == "regression" or (task == "auto" and _is_quantity(column, distinct, n)):
-        _refuse_quantity(column, distinct, n, task)
+        return _quantity(column, distinct, n, task)
     if 2 * len(distinct) > n:
         raise InputError(
             f"the target column {name!r} looks like an identifier: {len(distinct)} different values in {n} rows.",
-            hint="Choose a column whose values repeat.",
+            hint="Choose a column whose values repeat"
+            + (", or predict its numbers with --task regression." if column.kind == "numeric" else "."),
         )
     if len(distinct) > MAX_CLASSES:
         raise InputError(
             f"the target column {name!r} has {len(distinct)} classes; at most {MAX_CLASSES} can be predicted.",
-            hint="Merge the rare ones into one class.",
+            hint="Merge the rare ones into one class"
+            + (", or predict the numbers with --task regression." if column.kind == "numeric" else "."),
         )
     codes = np.full(table.n_rows, -1, dtype=np.int64)
     code_of = {value: code for code, value in enumerate(distinct)}
     codes[labelled] = [code_of[value] for value in values.tolist()]
-    return Target(name, tuple(_texts(column, distinct)), codes, _note(column, task, len(distinct)))
+    return Target(name, "classification", codes, tuple(_texts(column, distinct)), _note(column, task, len(distinct)))
 
 
 def _is_quantity(column: Column, distinct: list[float], n: int) -> bool:
@@ -111,17 +128,35 @@ def _is_quantity(column: Column, distinct: list[float], n: int) -> bool:
     return not (whole and few)
 
 
-def _refuse_quantity(column: Column, distinct: list[float], n: int, task: str) -> None:
-    if column.kind in ("categorical", "boolean"):
+def _quantity(column: Column, distinct: list[float], n: int, task: str) -> Target:
+    if column.kind == "date":
         raise ConfigError(
-            f"task='regression' needs a target of numbers; {column.name!r} is {column.kind}.",
-            hint="Use --task classification.",
+            f"the target column {column.name!r} holds dates, which can be predicted neither as classes nor as numbers.",
+            hint="Turn it into a number, for instance days since a fixed day; or say --task classification.",
         )
-    what = "dates" if column.kind == "date" else "numbers"
-    found = "" if task == "regression" else f" ({len(distinct)} different {what} in {n} rows look like a quantity)"
-    raise ConfigError(
-        f"the target column {column.name!r} asks for regression{found}, which `predict` cannot do yet.",
-        hint=f"If the {what} are classes, say so: --task classification. Or sort them into ranges first.",
+    if column.kind != "numeric":
+        detail = ""
+        if column.kind == "categorical":
+            unfit = column.as_kind("numeric")[1]
+            detail = f": {int(unfit.sum())} of {n} values are not numbers, the first is "
+            detail += f"{column.values[np.argmax(unfit)]!r:.60} in row {int(np.argmax(unfit)) + 1}"
+        raise ConfigError(
+            f"task='regression' needs a target of numbers; {column.name!r} is {column.kind}{detail}.",
+            hint="Correct these cells or leave them empty; or use --task classification.",
+        )
+    largest = max(abs(distinct[0]), abs(distinct[-1]))
+    if largest > MAX_SIZE:
+        raise InputError(
+            f"the target column {column.name!r} holds numbers up to {largest:.3g}; at most {MAX_SIZE:g} is allowed, "
+            "as errors are squared.",
+            hint="Use another unit, or the logarithm.",
+        )
+    note = f"its {len(distinct)} different numbers in {n} rows were taken for a quantity"
+    return Target(
+        column.name,
+        "regression",
+        column.values,
+        note=f"{note}, as asked" if task == "regression" else f"{note}: {RULE}",
     )
 
 
@@ -134,5 +169,5 @@ def _note(column: Column, task: str, n_classes: int) -> str:
     if column.kind == "boolean":
         return "its two values were read as true and false"
     if column.kind == "numeric" and task == "auto":
-        return f"its {n_classes} different whole numbers were taken for class codes"
+        return f"its {n_classes} different whole numbers were taken for class codes: {RULE}"
     return f"its {column.kind} values were taken for classes, as asked" if column.kind != "categorical" else ""
