@@ -75,8 +75,8 @@ class TabularEstimator(System):
     """
 
     tags = Tags(missing_values=True, row_order_invariant=True, column_order_invariant=True)
-    chunk_size: ClassVar[int] = 2048
-    """Rows predicted at a time; memory grows with it times the context rows."""
+    chunk_size: ClassVar[int] = 512
+    """Rows predicted at a time; memory grows with it times the context rows, and larger blocks leave the cache."""
 
     def __init__(
         self,

@@ -12,11 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from foreknow.common.errors import ConfigError
 from foreknow.core.records import record
@@ -131,7 +133,7 @@ class FittedHeads:
         medians = _median(squared), _median(length)
         trees = RandomTrees.draw(context, settings.n_trees, generator) if settings.n_trees else None
         alphas, left_out = [], []
-        grams = _grams(context, context, squared, length, medians, trees, settings)
+        grams = _grams(context, squared, length, medians, trees, settings)
         for gram, ridges in zip(grams, settings.kernel_ridges):
             diagonal = gram.diagonal(dim1=1, dim2=2).mean(dim=1)
             for ridge in ridges:
@@ -166,17 +168,32 @@ class FittedHeads:
         """Scores of rows that are not in the context."""
         centre = self.targets.mean(dim=1, keepdim=True)
         squared, length = _squared(query, self.context), torch.cdist(query, self.context, p=1.0)
-        grams = _grams(query, self.context, squared, length, self.medians, self.trees, self.settings)
-        alphas = iter(self.alphas)
-        scores = [
-            gram @ next(alphas) + centre for gram, ridges in zip(grams, self.settings.kernel_ridges) for _ in ridges
-        ]
+        linear = query @ self.context.mT / _n_used(self.context)
+        grams = _dense_grams(linear, squared, length, self.medians, self.settings)
+        products = [query @ self._readouts[0], *(gram @ part for gram, part in zip(grams, self._readouts[1:]))]
+        if self.trees is not None:
+            products.append(self.trees.read(query, self._readouts[-1]))
+        scores = [part + centre for product in products for part in product.split(centre.shape[2], dim=2)]
         nearby, distance = _nearby(squared, self.medians[0], self.settings.votes)
         single = torch.stack(scores + [share @ self.targets for share in nearby], dim=-1)
         if self.forest is not None:
             single = torch.cat([single, self.forest.predict(query)], dim=-1)
         error = _local_error(nearby, self.targets, self.left_out.heads)
         return Scores(_with_combination(single, self.weights, centre), error, distance)
+
+    @cached_property
+    def _readouts(self) -> list[Tensor]:
+        """What a kernel's values, or the features themselves, are multiplied by: all its ridges side by side.
+
+        The linear kernel and that of the trees are products of features, so their dual weights are turned into
+        weights on features once, and no row is compared with the whole context for them.
+        """
+        alphas = iter(self.alphas)
+        duals = [torch.cat([next(alphas) for _ in ridges], dim=-1) for ridges in self.settings.kernel_ridges]
+        duals[0] = self.context.mT @ duals[0] / _n_used(self.context)
+        if self.trees is not None:
+            duals[-1] = self.trees.leaves.mT @ duals[-1]
+        return duals
 
 
 def combination(scores: Float[Tensor, "b n c h"], targets: Float[Tensor, "b n c"]) -> Float[Tensor, "b h"]:
@@ -249,6 +266,17 @@ class RandomTrees:
 
     def leaves_of(self, rows: Float[Tensor, "b m p"]) -> Float[Tensor, "b m q"]:
         """Indicators of the leaves that rows fall into, over the square root of the number of trees."""
+        hot = rows.new_zeros(*rows.shape[:2], self.n_trees * 2**_DEPTH)
+        return hot.scatter_(2, self._codes(rows), self.n_trees**-0.5)
+
+    def read(self, rows: Float[Tensor, "b m p"], weights: Float[Tensor, "b q r"]) -> Float[Tensor, "b m r"]:
+        """`leaves_of(rows) @ weights`, by looking up the weights of each row's leaves."""
+        codes, first = self._codes(rows), torch.arange(len(rows), device=rows.device) * weights.shape[1]
+        summed = F.embedding_bag((codes + first[:, None, None]).flatten(0, 1), weights.flatten(0, 1), mode="sum")
+        return summed.unflatten(0, rows.shape[:2]) * self.n_trees**-0.5
+
+    def _codes(self, rows: Float[Tensor, "b m p"]) -> Int[Tensor, "b m t"]:
+        """Which of all leaves a row falls into, one per tree."""
         b, m, _ = rows.shape
         # In the precision of the thresholds: a value equal to one must compare equal, however it is read.
         rows_as_seen = rows.to(self.threshold.dtype)
@@ -257,16 +285,13 @@ class RandomTrees:
         tree = torch.arange(self.n_trees, device=rows.device).repeat_interleave(_DEPTH)
         weight = torch.where(level < 2 + tree % (_DEPTH - 1), 2**level, torch.zeros_like(level))
         codes = (answers * weight).reshape(b, m, self.n_trees, _DEPTH).sum(dim=-1)
-        offset = 2**_DEPTH * torch.arange(self.n_trees, device=rows.device)
-        hot = rows.new_zeros(b, m, self.n_trees * 2**_DEPTH)
-        return hot.scatter_(2, codes + offset, self.n_trees**-0.5)
+        return codes + 2**_DEPTH * torch.arange(self.n_trees, device=rows.device)
 
 
 _DEPTH = 6
 
 
 def _grams(
-    rows: Tensor,
     context: Tensor,
     squared: Tensor,
     length: Tensor,
@@ -274,17 +299,28 @@ def _grams(
     trees: RandomTrees | None,
     settings: HeadSettings,
 ) -> Iterator[Tensor]:
-    """Kernel values between rows and context, shape (b, m, n), one kernel after the other."""
-    n_used = (context != 0).any(dim=1).sum(dim=1).clamp_min(1)[:, None, None]
-    linear = rows @ context.mT / n_used
+    """Kernel values between context rows, shape (b, n, n), one kernel after the other."""
+    linear = context @ context.mT / _n_used(context)
     yield linear
-    yield (linear + 0.3) ** 2
-    for scale in settings.rbf:
-        yield torch.exp(-squared / (scale * medians[0]))
-    for scale in settings.laplace:
-        yield torch.exp(-length / (scale * medians[1]))
+    yield from _dense_grams(linear, squared, length, medians, settings)
     if trees is not None:
-        yield (trees.leaves if rows is context else trees.leaves_of(rows)) @ trees.leaves.mT
+        yield trees.leaves @ trees.leaves.mT
+
+
+def _dense_grams(
+    linear: Tensor, squared: Tensor, length: Tensor, medians: tuple[Tensor, Tensor], settings: HeadSettings
+) -> Iterator[Tensor]:
+    """Values of the kernels that are no product of few features, shape (b, m, n)."""
+    yield (linear + 0.3).square_()
+    for scale in settings.rbf:
+        yield (squared / (-scale * medians[0])).exp_()
+    for scale in settings.laplace:
+        yield (length / (-scale * medians[1])).exp_()
+
+
+def _n_used(context: Tensor) -> Tensor:
+    """Number of features that vary from zero, shape (b, 1, 1)."""
+    return (context != 0).any(dim=1).sum(dim=1).clamp_min(1)[:, None, None]
 
 
 def _inverse(gram: Tensor, ridge: Tensor) -> Tensor:
@@ -321,5 +357,5 @@ def _nearby(
     if n < 2:
         return [torch.ones_like(squared) / n for _ in temperatures], squared.new_zeros(squared.shape[:2])
     near = squared.kthvalue(max(min(int(n**0.5), n - 1), 1), dim=-1, keepdim=True).values.clamp_min(1e-6)
-    shares = [torch.softmax(-squared / (temperature * near), dim=-1) for temperature in temperatures]
+    shares = [torch.softmax(squared / (-temperature * near), dim=-1) for temperature in temperatures]
     return shares, (near / median)[..., 0].clamp(1e-4, 1e4).log()
