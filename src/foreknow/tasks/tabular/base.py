@@ -157,6 +157,7 @@ class TabularEstimator(System):
         # Random trees and samples are drawn in an order that the table's contents decide, not that of its rows.
         self._columns, rows = _own_order(x, y)
         self._x, self._is_categorical, self._y = x[rows], is_categorical, y[rows]
+        self._centre, self._reach = _middle_and_reach(self._x)
         task = self._task()
         path = weights_path(SHIPPED[task]) if self.weights == "shipped" else self.weights
         network = StackNetwork.from_checkpoint(path, task)
@@ -183,12 +184,7 @@ class TabularEstimator(System):
 
     def _scaled(self, x: NDArray[np.float64]) -> Tensor:
         """Rows after moving and scaling every column by the table's middle and largest distance from it."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # an all-missing column has no median
-            middle = np.nan_to_num(np.nanmedian(self._x, axis=0))
-            spread = np.nanmax(np.abs(self._x - middle), axis=0)
-        spread = np.where(np.isfinite(spread) & (spread > 0), spread, 1.0)
-        return torch.as_tensor(np.clip((x - middle) / spread, -1e6, 1e6))
+        return torch.as_tensor(np.clip((x - self._centre) / self._reach, -1e6, 1e6))
 
     def _chunks(self, X: Table) -> list[Tensor]:
         """Encoded new rows, `chunk_size` at a time."""
@@ -214,6 +210,15 @@ class TabularEstimator(System):
         from foreknow.tasks.tabular.training import pretrain_shipped
 
         return pretrain_shipped(name, **options)
+
+
+def _middle_and_reach(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Median of every column and the largest distance from it, 1 where there is none; each of shape (d,)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # an all-missing column has no median
+        middle = np.nan_to_num(np.nanmedian(x, axis=0))
+        reach = np.nanmax(np.abs(x - middle), axis=0)
+    return middle, np.where(np.isfinite(reach) & (reach > 0), reach, 1.0)
 
 
 def _own_order(x: NDArray[np.float64], y: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -78,13 +79,17 @@ class FeatureMap:
             is_level = (is_level & (n_levels <= 4)) | (is_categorical & (n_levels > 1))
         return cls(mean, scale, ordered, n_present, levels[:, :MAX_LEVELS], is_level, missing.any(dim=1), balance)
 
+    @cached_property
+    def _ordered_columns(self) -> Float[Tensor, "b d n"]:
+        return self.ordered.transpose(1, 2).contiguous()
+
     def __call__(self, x: Float[Tensor, "b m d"]) -> Float[Tensor, "b m p"]:
         """Features of rows, p = d (3 + MAX_LEVELS) with zeros where a column has no such part."""
         missing = x.isnan()
         z = ((x - self.mean[:, None]) / self.scale[:, None]).clamp(-CLIP, CLIP)
-        columns, ordered = x.transpose(1, 2).contiguous(), self.ordered.transpose(1, 2).contiguous()
-        below = torch.searchsorted(ordered, columns, right=False)
-        upto = torch.searchsorted(ordered, columns, right=True)
+        columns = x.transpose(1, 2).contiguous()
+        below = torch.searchsorted(self._ordered_columns, columns, right=False)
+        upto = torch.searchsorted(self._ordered_columns, columns, right=True)
         middle = (below + upto).to(x.dtype).transpose(1, 2) / 2
         rank = (middle / self.n_present[:, None].clamp_min(1) - 0.5) * math.sqrt(12.0)
         is_number = (~self.is_level & (self.n_present > 0))[:, None]

@@ -168,7 +168,7 @@ class FittedHeads:
         """Scores of rows that are not in the context."""
         centre = self.targets.mean(dim=1, keepdim=True)
         squared, length = _squared(query, self.context), torch.cdist(query, self.context, p=1.0)
-        linear = query @ self.context.mT / _n_used(self.context)
+        linear = query @ self._scaled_context
         grams = _dense_grams(linear, squared, length, self.medians, self.settings)
         products = [query @ self._readouts[0], *(gram @ part for gram, part in zip(grams, self._readouts[1:]))]
         if self.trees is not None:
@@ -182,6 +182,11 @@ class FittedHeads:
         return Scores(_with_combination(single, self.weights, centre), error, distance)
 
     @cached_property
+    def _scaled_context(self) -> Float[Tensor, "b p n"]:
+        """What features are multiplied by to give the linear kernel."""
+        return self.context.mT / _n_used(self.context)
+
+    @cached_property
     def _readouts(self) -> list[Tensor]:
         """What a kernel's values, or the features themselves, are multiplied by: all its ridges side by side.
 
@@ -190,7 +195,7 @@ class FittedHeads:
         """
         alphas = iter(self.alphas)
         duals = [torch.cat([next(alphas) for _ in ridges], dim=-1) for ridges in self.settings.kernel_ridges]
-        duals[0] = self.context.mT @ duals[0] / _n_used(self.context)
+        duals[0] = self._scaled_context @ duals[0]
         if self.trees is not None:
             duals[-1] = self.trees.leaves.mT @ duals[-1]
         return duals
