@@ -8,6 +8,8 @@ _PUBLIC = {
     "coverage_by_width": "foreknow.viz.numbers",
     "data_summary": "foreknow.viz.data",
     "draw_batch": "foreknow.viz.draws",
+    "draw_importance": "foreknow.viz.importance",
+    "draw_shares": "foreknow.viz.importance",
     "importance_bars": "foreknow.viz.numbers",
     "learning_curve": "foreknow.viz.numbers",
     "number_histogram": "foreknow.viz.numbers",

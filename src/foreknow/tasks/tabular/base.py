@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foreknow.common.errors import ConfigError, ForeknowWarning, InputError
+from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import numpy_stream
 from foreknow.common.validate import check_int
+from foreknow.core.predictive import Predictive
 from foreknow.core.prior import Prior
 from foreknow.core.system import State, System, Tags
 from foreknow.data.encoder import EncodingNote, TableEncoder
@@ -25,6 +27,9 @@ from foreknow.tasks.tabular.network import ClassifierStack, RegressorStack, Stac
 from foreknow.tasks.tabular.priors import paper_prior
 from foreknow.tasks.tabular.training import SHIPPED
 from foreknow.trained import weights_path
+
+if TYPE_CHECKING:
+    from foreknow.tasks.tabular.explain import Importance, Shapley
 
 
 class Member:
@@ -69,7 +74,7 @@ class Member:
 
 
 class TabularEstimator(System):
-    """Base of the two estimators; a subclass writes `_targets`, `_predict_dist` and its task.
+    """Base of the two estimators; a subclass writes `_targets`, `_predict_encoded` and its task.
 
     Subclasses share the constructor, so that one setting means one thing.
     """
@@ -186,10 +191,50 @@ class TabularEstimator(System):
         """Rows after moving and scaling every column by the table's middle and largest distance from it."""
         return torch.as_tensor(np.clip((x - self._centre) / self._reach, -1e6, 1e6))
 
-    def _chunks(self, X: Table) -> list[Tensor]:
-        """Encoded new rows, `chunk_size` at a time."""
-        x = self._scaled(self.encoder_.transform(X).x).to(self.device_)
-        return list(torch.split(x, self.chunk_size))
+    @abstractmethod
+    def _predict_encoded(self, x: NDArray[np.float64]) -> Predictive:
+        """Distributions of rows of the encoded table, shape (m, d)."""
+
+    def _predict_dist(self, X: Table) -> Predictive:
+        return self._predict_encoded(self.encoder_.transform(X).x)
+
+    def _chunks(self, x: NDArray[np.float64]) -> list[Tensor]:
+        """Rows of the encoded table as the members want them, `chunk_size` at a time."""
+        return list(torch.split(self._scaled(x).to(self.device_), self.chunk_size))
+
+    def importance(
+        self,
+        X: object,
+        y: object,
+        *,
+        n_repeats: int = 5,
+        random_state: int | None = 0,
+        progress: ProgressCallback | None = None,
+    ) -> Importance:
+        """How much each column matters to the predictions of labelled rows; see `permutation_importance`."""
+        from foreknow.tasks.tabular.explain import permutation_importance
+
+        return permutation_importance(
+            self, X, y, n_repeats=n_repeats, random_state=random_state, progress=progress
+        )
+
+    def explain(
+        self,
+        X: object,
+        *,
+        background: object = None,
+        n_background: int = 16,
+        n_permutations: int = 8,
+        random_state: int | None = 0,
+        progress: ProgressCallback | None = None,
+    ) -> Shapley:
+        """The share of each column in the prediction of every row; see `shapley_values`."""
+        from foreknow.tasks.tabular.explain import shapley_values
+
+        return shapley_values(
+            self, X, background=background, n_background=n_background, n_permutations=n_permutations,
+            random_state=random_state, progress=progress,
+        )  # fmt: skip
 
     def _state(self) -> State:
         encoder_tensors, encoder_meta = self.encoder_.state()

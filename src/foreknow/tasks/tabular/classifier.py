@@ -15,7 +15,6 @@ from foreknow.common.rng import numpy_stream
 from foreknow.core.predictive import Categorical, Predictive
 from foreknow.core.registry import register
 from foreknow.core.system import Example
-from foreknow.data.table import Table
 from foreknow.tasks.tabpfn.card import CARD
 from foreknow.tasks.tabular.base import TabularEstimator
 from foreknow.tasks.tabular.network import ClassifierStack
@@ -70,12 +69,12 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc
             position[own] = np.arange(len(own)) / len(own)
         return np.asarray(order[np.argsort(position, kind="stable")[:n]])
 
-    def _predict_dist(self, X: Table) -> Predictive:
+    def _predict_encoded(self, x: NDArray[np.float64]) -> Predictive:
         network = self.network_
         assert isinstance(network, ClassifierStack)
         parts = []
         with torch.inference_mode():
-            for rows in self._chunks(X):
+            for rows in self._chunks(x):
                 logits = [network.read(member.cache, member.scores(rows), member.table)[0] for member in self.members_]
                 parts.append(torch.softmax(torch.stack(logits), dim=-1).mean(dim=0))
             return Categorical(torch.cat(parts).clamp_min(1e-12).log())

@@ -14,7 +14,6 @@ from foreknow.common.rng import numpy_stream
 from foreknow.core.predictive import Affine, Bar, Predictive, Transformed
 from foreknow.core.registry import register
 from foreknow.core.system import Example
-from foreknow.data.table import Table
 from foreknow.tasks.tabpfn.card import CARD
 from foreknow.tasks.tabular.base import Member, TabularEstimator
 from foreknow.tasks.tabular.network import RegressorStack
@@ -74,9 +73,9 @@ class TabularRegressor(RegressorMixin, TabularEstimator):  # type: ignore[misc]
         edges = np.linspace(0, len(y), n + 1)
         return np.asarray(order[(edges[:-1] + rng.uniform(size=n) * np.diff(edges)).astype(np.int64)])
 
-    def _predict_dist(self, X: Table) -> Predictive:
+    def _predict_encoded(self, x: NDArray[np.float64]) -> Predictive:
         with torch.inference_mode():
-            parts = [self._distribution(rows) for rows in self._chunks(X)]
+            parts = [self._distribution(rows) for rows in self._chunks(x)]
             return parts[0] if len(parts) == 1 else parts[0].cat(parts)
 
     def _distribution(self, rows: Tensor) -> Predictive:
