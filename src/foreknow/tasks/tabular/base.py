@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import clone
 from torch import Tensor
 
 from foreknow.common.errors import ConfigError, ForeknowWarning, InputError
@@ -29,6 +30,7 @@ from foreknow.tasks.tabular.training import SHIPPED
 from foreknow.trained import weights_path
 
 if TYPE_CHECKING:
+    from foreknow.tasks.tabular.distill import Student
     from foreknow.tasks.tabular.explain import Importance, Shapley
 
 
@@ -235,6 +237,22 @@ class TabularEstimator(System):
             self, X, background=background, n_background=n_background, n_permutations=n_permutations,
             random_state=random_state, progress=progress,
         )  # fmt: skip
+
+    def distill(
+        self,
+        kind: str = "boosting",
+        *,
+        n_folds: int = 5,
+        n_mixed: int = 2,
+        unlabelled: object = None,
+        random_state: int | None = 0,
+        progress: ProgressCallback | None = None,
+    ) -> Student:
+        """A small predictor that imitates this one and holds none of its rows; see `Student`."""
+        from foreknow.tasks.tabular.distill import Student
+
+        student = Student(clone(self), kind=kind, n_folds=n_folds, n_mixed=n_mixed, random_state=random_state)
+        return student.learn(self, unlabelled=unlabelled, progress=progress)
 
     def _state(self) -> State:
         encoder_tensors, encoder_meta = self.encoder_.state()
