@@ -79,6 +79,20 @@ def test_a_vote_leaves_the_row_itself_out() -> None:
     assert torch.allclose(heads.left_out.heads[..., -2], labels.flip(1))
 
 
+def test_predicting_by_features_gives_the_products_of_kernels_with_dual_weights() -> None:
+    context, query, labels = table(n=20)
+    settings = HeadSettings(n_trees=12)
+    heads = FittedHeads.fit(context, labels, settings, torch_stream(4)).to(torch.float64)
+    assert heads.trees is not None
+    centre = labels.mean(dim=1, keepdim=True)
+    found = heads.predict(query).heads
+    linear = query @ context.mT / 3
+    alike = heads.trees.leaves_of(query) @ heads.trees.leaves.mT
+    for gram, first, alphas in ((linear, 0, heads.alphas[:2]), (alike, len(heads.alphas) - 2, heads.alphas[-2:])):
+        for offset, alpha in enumerate(alphas):
+            assert torch.allclose(found[..., first + offset], gram @ alpha + centre, atol=1e-10)
+
+
 def test_rows_in_the_same_leaves_of_all_trees_are_fully_alike() -> None:
     context, _, labels = table()
     heads = FittedHeads.fit(context, labels, HeadSettings(n_trees=12), torch_stream(3))

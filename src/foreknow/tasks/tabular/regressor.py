@@ -14,6 +14,7 @@ from foreknow.common.rng import numpy_stream
 from foreknow.core.predictive import Affine, Bar, Predictive, Transformed
 from foreknow.core.registry import register
 from foreknow.core.system import Example
+from foreknow.data.table import Table
 from foreknow.tasks.tabpfn.card import CARD
 from foreknow.tasks.tabular.base import Member, TabularEstimator
 from foreknow.tasks.tabular.network import RegressorStack
@@ -77,6 +78,12 @@ class TabularRegressor(RegressorMixin, TabularEstimator):  # type: ignore[misc]
         with torch.inference_mode():
             parts = [self._distribution(rows) for rows in self._chunks(x)]
             return parts[0] if len(parts) == 1 else parts[0].cat(parts)
+
+    def _predict(self, X: Table) -> NDArray[Any]:
+        # Chunk by chunk: the distributions of all rows would take a kilobyte each.
+        with torch.inference_mode():
+            means = [self._distribution(rows).mean() for rows in self._chunks(self.encoder_.transform(X).x)]
+        return np.asarray(torch.cat(means).cpu().numpy())
 
     def _distribution(self, rows: Tensor) -> Predictive:
         network = self.network_
