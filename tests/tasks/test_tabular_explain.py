@@ -32,7 +32,7 @@ def fitted(d: int, *, classes: int = 0) -> TabularEstimator:
 
 def exact(model: TabularEstimator, X: NDArray[np.float64], background: NDArray[np.float64]) -> NDArray[np.float64]:
     """Shapley values by their definition, over all subsets of the columns; shape (n, d, k)."""
-    n, d = X.shape
+    d = X.shape[1]
 
     def value(row: NDArray[np.float64], inside: tuple[int, ...]) -> NDArray[np.float64]:
         mixed = background.copy()

@@ -90,9 +90,7 @@ def draw_shares(shapley: ShapleyLike, row: int, *, label: object = None, n_colum
     axes.errorbar(values[chosen], place, xerr=1.96 * errors[chosen], fmt="none", ecolor=MUTED, elinewidth=1)
     axes.axvline(0, color=MUTED, linewidth=1)
     axes.set_title(f"{shorten(what, 30)}: {float(base + values.sum()):.4g}, of which base {float(base):.4g}")
-    _name_rows(
-        axes, [shapley.names[j] for j in chosen], "share in the prediction", len(shapley.names) - len(chosen)
-    )
+    _name_rows(axes, [shapley.names[j] for j in chosen], "share in the prediction", len(shapley.names) - len(chosen))
     return figure
 
 

@@ -216,9 +216,7 @@ class TabularEstimator(System):
         """How much each column matters to the predictions of labelled rows; see `permutation_importance`."""
         from foreknow.tasks.tabular.explain import permutation_importance
 
-        return permutation_importance(
-            self, X, y, n_repeats=n_repeats, random_state=random_state, progress=progress
-        )
+        return permutation_importance(self, X, y, n_repeats=n_repeats, random_state=random_state, progress=progress)
 
     def explain(
         self,

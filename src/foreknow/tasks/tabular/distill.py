@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -21,7 +22,7 @@ from sklearn.utils.metaestimators import available_if
 from torch import nn
 from torch.nn import functional as F
 
-from foreknow.common.errors import CapabilityError, CheckpointError, ConfigError, InputError
+from foreknow.common.errors import CapabilityError, CheckpointError, InputError
 from foreknow.common.progress import ProgressCallback, Reporter
 from foreknow.common.rng import numpy_stream, seed_of, seeded_init
 from foreknow.common.validate import check_int, check_option
@@ -277,9 +278,7 @@ class Learner(Protocol):
     def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]: ...
 
     @classmethod
-    def fit(
-        cls, x: NDArray[np.float64], labels: NDArray[np.float64], teacher: TabularEstimator, seed: int
-    ) -> Learner:
+    def fit(cls, x: NDArray[np.float64], labels: NDArray[np.float64], teacher: TabularEstimator, seed: int) -> Learner:
         """Learn soft labels, shape (n, k) or (n, 1)."""
 
 
@@ -338,7 +337,8 @@ class Network:
         scaler = Standardizer.fit(x, clip=_CLIP)
         highest = np.where(np.isnan(x), -1, x).max(axis=0)
         levels = np.where(teacher._is_categorical, highest + 1, 0).astype(np.int64)
-        empty = cls(scaler.center, scaler.scale, levels, np.isnan(x).any(axis=0), (), (), np.zeros(0))
+        flagged = np.asarray(np.isnan(x).any(axis=0))
+        empty = cls(scaler.center, scaler.scale, levels, flagged, (), (), np.zeros(0))
         inputs = torch.as_tensor(empty.inputs(x))
         target = np.zeros(0)
         if teacher._task() == "regression":
@@ -348,7 +348,7 @@ class Network:
         goal = torch.as_tensor(labels, dtype=torch.float32)
         with seeded_init(seed):
             sizes = [inputs.shape[1], _WIDTH, _WIDTH, labels.shape[1]]
-            layers = [nn.Linear(before, after) for before, after in zip(sizes, sizes[1:])]
+            layers = [nn.Linear(before, after) for before, after in pairwise(sizes)]
         network = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
         optimiser = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=_STEPS)
@@ -359,12 +359,12 @@ class Network:
                 found = network(inputs[rows])
                 error = F.mse_loss(found, goal[rows]) if len(target) else F.cross_entropy(found, goal[rows])
                 optimiser.zero_grad()
-                error.backward()
+                error.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 schedule.step()
         weights = tuple(layer.weight.detach().numpy().T.copy() for layer in layers)
         biases = tuple(layer.bias.detach().numpy().copy() for layer in layers)
-        return cls(scaler.center, scaler.scale, levels, empty.flagged, weights, biases, target)
+        return cls(scaler.center, scaler.scale, levels, flagged, weights, biases, target)
 
     def inputs(self, x: NDArray[np.float64]) -> NDArray[np.float32]:
         """What the first layer sees of encoded rows, shape (m, p)."""
@@ -405,13 +405,13 @@ class Network:
         sizes = [self.center, self.scale, self.levels, self.flagged]
         n_inputs = int((self.levels == 0).sum() + self.flagged.sum() + self.levels.clip(0, 10_000).sum())
         widths = [n_inputs, *(len(bias) for bias in self.biases)]
-        fits = all(weight.shape == pair for weight, pair in zip(self.weights, zip(widths, widths[1:])))
+        fits = all(weight.shape == pair for weight, pair in zip(self.weights, pairwise(widths)))
         if any(size.shape != (n_columns,) for size in sizes) or not fits or widths[-1] != n_outputs:
             raise CheckpointError("the arrays of the student's network do not belong together.")
 
 
 _ARRAYS = ("center", "scale", "levels", "flagged", "target")
-_CLIP, _WIDTH, _STEPS, _BATCH, _RATE = 10.0, 64, 1500, 256, 5e-3
+_CLIP, _WIDTH, _STEPS, _BATCH, _RATE = 10.0, 64, 600, 256, 5e-3
 _LEARNERS: dict[str, type[Learner]] = {"boosting": Trees, "mlp": Network}
 
 

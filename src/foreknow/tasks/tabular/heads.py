@@ -173,9 +173,11 @@ class FittedHeads:
         products = [query @ self._readouts[0], *(gram @ part for gram, part in zip(grams, self._readouts[1:]))]
         if self.trees is not None:
             products.append(self.trees.read(query, self._readouts[-1]))
-        scores = [part + centre for product in products for part in product.split(centre.shape[2], dim=2)]
+        (b, m, _), c = query.shape, centre.shape[2]
+        scores = torch.cat(products, dim=2).reshape(b, m, len(self.alphas), c).transpose(2, 3) + centre[..., None]
         nearby, distance = _nearby(squared, self.medians[0], self.settings.votes)
-        single = torch.stack(scores + [share @ self.targets for share in nearby], dim=-1)
+        votes = torch.stack([share @ self.targets for share in nearby], dim=-1)
+        single = torch.cat([scores, votes], dim=-1)
         if self.forest is not None:
             single = torch.cat([single, self.forest.predict(query)], dim=-1)
         error = _local_error(nearby, self.targets, self.left_out.heads)
@@ -194,7 +196,8 @@ class FittedHeads:
         weights on features once, and no row is compared with the whole context for them.
         """
         alphas = iter(self.alphas)
-        duals = [torch.cat([next(alphas) for _ in ridges], dim=-1) for ridges in self.settings.kernel_ridges]
+        none = self.targets[..., :0]
+        duals = [torch.cat([none, *(next(alphas) for _ in ridges)], dim=-1) for ridges in self.settings.kernel_ridges]
         duals[0] = self._scaled_context @ duals[0]
         if self.trees is not None:
             duals[-1] = self.trees.leaves.mT @ duals[-1]
@@ -278,7 +281,7 @@ class RandomTrees:
         """`leaves_of(rows) @ weights`, by looking up the weights of each row's leaves."""
         codes, first = self._codes(rows), torch.arange(len(rows), device=rows.device) * weights.shape[1]
         summed = F.embedding_bag((codes + first[:, None, None]).flatten(0, 1), weights.flatten(0, 1), mode="sum")
-        return summed.unflatten(0, rows.shape[:2]) * self.n_trees**-0.5
+        return summed.mul(self.n_trees**-0.5).reshape(*rows.shape[:2], weights.shape[2])
 
     def _codes(self, rows: Float[Tensor, "b m p"]) -> Int[Tensor, "b m t"]:
         """Which of all leaves a row falls into, one per tree."""
@@ -290,7 +293,8 @@ class RandomTrees:
         tree = torch.arange(self.n_trees, device=rows.device).repeat_interleave(_DEPTH)
         weight = torch.where(level < 2 + tree % (_DEPTH - 1), 2**level, torch.zeros_like(level))
         codes = (answers * weight).reshape(b, m, self.n_trees, _DEPTH).sum(dim=-1)
-        return codes + 2**_DEPTH * torch.arange(self.n_trees, device=rows.device)
+        first: Tensor = 2**_DEPTH * torch.arange(self.n_trees, device=rows.device)
+        return codes + first
 
 
 _DEPTH = 6
