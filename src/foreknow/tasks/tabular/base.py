@@ -46,6 +46,7 @@ class Member:
         targets: one-hot labels or standardised numbers, shape (n, c).
         is_categorical: columns that hold codes, shape (d,).
         columns: which columns of the encoded table these are, shape (d,).
+        balance: of z-scores and ranks, see `FeatureMap`.
         generator: of the random trees.
     """
 
@@ -56,10 +57,11 @@ class Member:
         targets: Tensor,
         is_categorical: Tensor,
         columns: Tensor,
+        balance: float,
         generator: torch.Generator,
     ) -> None:
         self.network, self.columns = network, columns
-        self.features = FeatureMap.of(x[None], is_categorical[None])
+        self.features = FeatureMap.of(x[None], is_categorical[None], balance)
         context = self.features(x[None])
         self.used = (context != 0).flatten(0, 1).any(dim=0)
         self.used[0] |= ~self.used.any()
@@ -186,8 +188,9 @@ class TabularEstimator(System):
         x = self._scaled(self._x[rows])[:, columns].to(place)
         targets = self._targets(self._y[rows]).to(place)
         categorical = torch.as_tensor(self._is_categorical[columns]).to(place)
-        generator = self._stream("trees", str(index))
-        return Member(self.network_, x, targets, categorical, torch.as_tensor(columns).to(place), generator)
+        columns_used, generator = torch.as_tensor(columns).to(place), self._stream("trees", str(index))
+        balance = _BALANCES[index % len(_BALANCES)]
+        return Member(self.network_, x, targets, categorical, columns_used, balance, generator)
 
     def _scaled(self, x: NDArray[np.float64]) -> Tensor:
         """Rows after moving and scaling every column by the table's middle and largest distance from it."""
@@ -271,6 +274,10 @@ class TabularEstimator(System):
         from foreknow.tasks.tabular.training import pretrain_shipped
 
         return pretrain_shipped(name, **options)
+
+
+_BALANCES = (0.5, 0.95)
+"""Share of z-scores (the rest are ranks) in the distances of even and odd members."""
 
 
 def _middle_and_reach(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

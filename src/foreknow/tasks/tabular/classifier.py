@@ -31,8 +31,8 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc
     sample, with a warning.
 
     Args:
-        n_estimators: members of the ensemble, which differ in their random trees and, on large tables, in their rows
-            and columns.
+        n_estimators: members of the ensemble, which differ in their random trees, in the weight of ranks against
+            z-scores and, on large tables, in their rows and columns.
         max_rows: most context rows a member uses; cost grows with its cube.
         max_columns: most columns a member uses; from more each takes a random subset.
         weights: "shipped" or the path of a network file.

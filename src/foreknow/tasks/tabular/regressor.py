@@ -30,8 +30,8 @@ class TabularRegressor(RegressorMixin, TabularEstimator):  # type: ignore[misc]
     draws, expected improvement).
 
     Args:
-        n_estimators: members of the ensemble, which differ in their random trees and, on large tables, in their rows
-            and columns; their distributions are averaged.
+        n_estimators: members of the ensemble, which differ in their random trees, in the weight of ranks against
+            z-scores and, on large tables, in their rows and columns; their distributions are averaged.
         max_rows: most context rows a member uses; cost grows with its cube. Beyond it each member sees a sample
             spread over the target, with a warning.
         max_columns: most columns a member uses; from more each takes a random subset.
