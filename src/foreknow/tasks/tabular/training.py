@@ -309,7 +309,8 @@ def pretrain_shipped(
     if before:
         training["continued_from"] = before
     path = out / f"{chosen}.safetensors"
-    network.to_checkpoint(paper_prior(task, variant=variant), training).save(path, half=True)
+    buckets = frozenset(buffer for buffer, _ in network.named_buffers())
+    network.to_checkpoint(paper_prior(task, variant=variant), training).save(path, half=True, keep_full=buckets)
     return {"weights": str(path), "state": str(state), "log": str(log), **training}
 
 
