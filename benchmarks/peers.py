@@ -171,8 +171,9 @@ def _foreknow(n_estimators: int) -> Model:
 
 
 MODELS: Mapping[str, Model] = {
-    "foreknow-4": _foreknow(4),
+    "foreknow": _foreknow(2),  # the default
     "foreknow-1": _foreknow(1),
+    "foreknow-4": _foreknow(4),
     "knn": Model(
         "scikit-learn",
         {

@@ -50,6 +50,7 @@ CURVE_ROWS = 700
 CURVE_SPLITS = 3
 TASKS = ("classification", "regression")
 LISTS = ("development", "test")
+OURS = ("foreknow", "foreknow-1", "foreknow-4")
 KEY = ("task", "table", "digest", "model", "version", "size", "split")
 
 
@@ -281,7 +282,7 @@ def speed(threads: int, repeats: int, n: int = 1000) -> None:
         frame = tables.Data(task, columns, y).frame()
         train, rest = frame.iloc[:n], frame.iloc[n:]
         seconds: dict[str, Any] = {}
-        for name, model in usable(["foreknow-4", "catboost"]).items():
+        for name, model in usable([*OURS, "catboost"]).items():
             estimator = model.build[task](np.zeros(20, dtype=bool), 0)
             if name == "catboost":
                 estimator[-1].set_params(thread_count=threads)
@@ -297,9 +298,9 @@ def speed(threads: int, repeats: int, n: int = 1000) -> None:
                 f"  one row, fitted {spread(one)}\n  one row, refit  {spread(refit)}, {factor:.0f} times that",
                 flush=True,
             )
-        if len(seconds) == 2:
-            wall, cpu = seconds["foreknow-4"] / seconds["catboost"]
-            print(f"{task:15} foreknow-4 takes {wall:.3f} of catboost's time, {cpu:.3f} of its processor time")
+        for name in OURS if "catboost" in seconds else ():
+            wall, cpu = seconds[name] / seconds["catboost"]
+            print(f"{task:15} {name} takes {wall:.3f} of catboost's time, {cpu:.3f} of its processor time")
 
 
 def timed(work: Any, repeats: int) -> list[tuple[float, float]]:
