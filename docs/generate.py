@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import json
 import math
 import re
 import sys
@@ -148,6 +149,42 @@ def evidence_table() -> str:
     return "\n\n".join(parts) or "No system has been measured yet; `foreknow prove SLUG` measures one."
 
 
+SHOWN = {"auc": "AUC", "log_loss": "Log-loss", "ece": "Calibration error", "r2": "R2", "nll": "Neg. log density",
+         "coverage_90": "90% intervals hold"}  # fmt: skip
+
+
+def benchmark_table() -> str:
+    """The tabular estimators against their peers on the test lists, from `evidence/tabular-benchmark.json`."""
+    path = DOCS.parent / "evidence" / "tabular-benchmark.json"
+    if not path.is_file():
+        return "Not measured yet; `python benchmarks/tabular.py` measures it."
+    found = json.loads(path.read_text(encoding="utf-8"))
+    parts = []
+    for task in ("classification", "regression"):
+        part = found.get(f"{task}, test list", {})
+        if "models" not in part:
+            continue
+        models, differences = part["models"], part["differences"]["foreknow"]
+        measures = [name for name in SHOWN if any(name in row for row in models.values())]
+        goal = "auc" if task == "classification" else "r2"
+        rows = []
+        for name, row in sorted(models.items(), key=lambda item: -item[1][goal]):
+            numbers = [f"{row[measure]:.3f}" if measure in row else "" for measure in measures]
+            against = differences.get(name, {}).get(goal)
+            gain = f"{against['mean']:+.3f} ({against['low']:+.3f} to {against['high']:+.3f})" if against else ""
+            rows.append([f"`{name}`", *numbers, f"{row['seconds']:.2f}", gain])
+        head = ["Model", *(SHOWN[measure] for measure in measures), "Seconds", f"`foreknow` minus it, {SHOWN[goal]}"]
+        said = f"{task.capitalize()}: {len(part['tables'])} real tables, {part['splits']} splits in halves, at defaults"
+        parts += [f"**{said}**", table(head, rows)]
+    place = found["environment"]
+    parts.append(
+        f"Made by `{found['command']}` on {found['date']}, one thread of {place['processor']}; intervals are 95% over "
+        "tables; seconds are processor seconds of one fit and its predictions. Every table and measure: "
+        "`evidence/tabular-benchmark.md`."
+    )
+    return "\n\n".join(parts)
+
+
 def limits_list() -> str:
     """Where each system loses: its failed claims, then the limits on its card."""
     lines = []
@@ -161,7 +198,13 @@ def limits_list() -> str:
 
 def readme(text: str) -> str:
     """`text` of README.md with its generated parts brought up to date."""
-    for name, body in {"evidence": evidence_table(), "limits": limits_list(), "catalogue": catalogue_table()}.items():
+    bodies = {
+        "benchmark": benchmark_table(),
+        "evidence": evidence_table(),
+        "limits": limits_list(),
+        "catalogue": catalogue_table(),
+    }
+    for name, body in bodies.items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         if text.count(begin) != 1 or text.count(end) != 1:
             raise SystemExit(f"README.md must have {begin} and {end} once each.")

@@ -43,7 +43,7 @@ CARD = Card(
         "Members of the ensemble are at most as many as there are different shifts; probabilities are averaged, after "
         "division of the logits by .8. Cells are clipped at a million standard deviations before the soft clamp.",
         "TabularClassifier and TabularRegressor are not the published network: theirs reads the leave-one-out scores "
-        "of closed-form predictors (kernel ridge regressions, random trees, neighbour votes).",
+        "of closed-form predictors (kernel ridge regressions, random trees, neighbour votes, a forest).",
         "Tree priors are random trees, not boosted trees fitted to noise. Graph priors have at most 4 parents and 8 "
         "entries per node and hidden layers of at most 32 units. Causal networks are cut at 10 layers, 200 units and "
         "40 causes; columns are always permuted, so sort_features has no effect; the target is never a column.",
@@ -53,8 +53,8 @@ CARD = Card(
     limits=(
         "The published network was built for numbers: at most 1000 rows, 100 columns, 10 classes.",
         "More than some thousand rows: each member of the ensemble sees a stratified sample, with a warning.",
-        "The networks that ship were fitted to tables of at most some 400 rows, 24 columns and 10 classes; beyond that "
-        "they work but were not trained. TabPFN's own is small and was trained briefly on a processor (its file says "
-        "how): use TabularClassifier for results.",
+        "The networks that ship were fitted to tables of at most 640 rows, 32 columns and 10 classes; beyond that they "
+        "work but were not trained. All were trained on a processor within two hours (their files say how); TabPFN's "
+        "own is the weakest: use TabularClassifier and TabularRegressor for results.",
     ),
 )
