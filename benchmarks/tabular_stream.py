@@ -2,8 +2,7 @@
 
 Run: `OMP_NUM_THREADS=1 python benchmarks/tabular_stream.py [--rows 1000000] [--context 500] [--quick]`
 
-The peer is a `Student` distilled from the same model: what the same rows cost without a context. Rows in one go are
-predicted too (of the first chunks only), and must be the same.
+The peer is a `Student` distilled from the same model: what the same rows cost without a context.
 """
 
 from __future__ import annotations
