@@ -172,7 +172,7 @@ def benchmark_table() -> str:
             numbers = [f"{row[measure]:.3f}" if measure in row else "" for measure in measures]
             against = differences.get(name, {}).get(goal)
             gain = f"{against['mean']:+.3f} ({against['low']:+.3f} to {against['high']:+.3f})" if against else ""
-            rows.append([f"`{name}`", *numbers, f"{row['seconds']:.2f}", gain])
+            rows.append([name, *numbers, f"{row['seconds']:.2f}", gain])
         head = ["Model", *(SHOWN[measure] for measure in measures), "Seconds", f"`foreknow` minus it, {SHOWN[goal]}"]
         said = f"{task.capitalize()}: {len(part['tables'])} real tables, {part['splits']} splits in halves, at defaults"
         parts += [f"**{said}**", table(head, rows)]
@@ -199,8 +199,8 @@ def limits_list() -> str:
 def readme(text: str) -> str:
     """`text` of README.md with its generated parts brought up to date."""
     bodies = {
-        "benchmark": benchmark_table(),
         "evidence": evidence_table(),
+        "benchmark": benchmark_table(),
         "limits": limits_list(),
         "catalogue": catalogue_table(),
     }

@@ -242,6 +242,26 @@ def test_tables_say_so_when_nothing_was_measured(planted: SimpleNamespace, monke
     assert "not measured yet" in planted.card_page(Entry(CARD))
 
 
+def test_benchmark_table_shows_who_is_ahead_and_by_how_much(
+    generate: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(generate.card_page.__globals__, "DOCS", tmp_path / "docs")
+    assert "Not measured yet" in generate.benchmark_table()
+    (tmp_path / "evidence").mkdir()
+    part = {
+        "models": {"peer": {"auc": 0.8, "log_loss": 0.5, "seconds": 2.0}, "foreknow": {"auc": 0.9, "seconds": 1.0}},
+        "differences": {"foreknow": {"peer": {"auc": {"mean": 0.1, "low": -0.02, "high": 0.2}}}},
+        "tables": ["a", "b"],
+        "splits": 5,
+    }
+    found = {"classification, test list": part, "command": "c", "date": "d", "environment": {"processor": "p"}}
+    (tmp_path / "evidence" / "tabular-benchmark.json").write_text(json.dumps(found))
+    lines = generate.benchmark_table().splitlines()
+    assert lines[0] == "**Classification: 2 real tables, 5 splits in halves, at defaults**"
+    assert lines[4].startswith("| foreknow | 0.900 |  | 1.00 |")
+    assert lines[5] == "| peer | 0.800 | 0.500 | 2.00 | +0.100 (-0.020 to +0.200) |"
+
+
 def test_readme_without_its_markers_is_refused(planted: SimpleNamespace) -> None:
     with pytest.raises(SystemExit, match="evidence:begin"):
         planted.readme("# No markers")
