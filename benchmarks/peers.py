@@ -171,8 +171,8 @@ def _foreknow(n_estimators: int) -> Model:
 
 
 MODELS: Mapping[str, Model] = {
-    "foreknow": _foreknow(2),  # the default
-    "foreknow-1": _foreknow(1),
+    "foreknow": _foreknow(1),  # the default
+    "foreknow-2": _foreknow(2),
     "foreknow-4": _foreknow(4),
     "knn": Model(
         "scikit-learn",

@@ -50,7 +50,7 @@ CURVE_ROWS = 700
 CURVE_SPLITS = 3
 TASKS = ("classification", "regression")
 LISTS = ("development", "test")
-OURS = ("foreknow", "foreknow-1", "foreknow-4")
+OURS = ("foreknow", "foreknow-2", "foreknow-4")
 KEY = ("task", "table", "digest", "model", "version", "size", "split")
 
 

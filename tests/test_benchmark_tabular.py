@@ -75,7 +75,7 @@ def test_new_weights_or_library_are_measured_afresh_and_replace_the_old_in_the_r
 def test_version_of_ours_follows_the_weights(
     bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = bench.peers.MODELS["foreknow-1"]
+    model = bench.peers.MODELS["foreknow"]
     weights = tmp_path / "tabpfn-classifier.safetensors"
     monkeypatch.setattr(bench.peers, "shipped", lambda: {"tabpfn-classifier": weights})
     weights.write_bytes(b"one")
@@ -103,7 +103,7 @@ def test_ours_runs_and_a_class_missing_from_the_context_gets_nothing(bench: Modu
     data = bench.tables.read("classification", "sklearn/iris")
     order = bench.order_of(data, "classification", 0)
     context = order[:75][data.y[order[:75]] != "2"]
-    cell = bench.measure(bench.peers.MODELS["foreknow-1"], "classification", data, context, order[75:], 0)
+    cell = bench.measure(bench.peers.MODELS["foreknow"], "classification", data, context, order[75:], 0)
     # A third of the rows is of the class without a probability: each costs -log 1e-15.
     assert cell["measures"]["log_loss"] == pytest.approx(-np.log(1e-15) / 3, rel=0.1)
     assert cell["measures"]["accuracy"] == pytest.approx(2 / 3, abs=0.01)
@@ -116,7 +116,7 @@ def test_regression_measures(bench: ModuleType, tmp_path: Path) -> None:
     assert linear["r2"] == pytest.approx(1 - linear["relative_rmse"] ** 2)
     data = bench.tables.read("regression", "sklearn/diabetes")
     order = bench.order_of(data, "regression", 0)
-    ours = bench.measure(bench.peers.MODELS["foreknow-1"], "regression", data, order[:100], order[100:], 0)["measures"]
+    ours = bench.measure(bench.peers.MODELS["foreknow"], "regression", data, order[:100], order[100:], 0)["measures"]
     assert ours["nll"] < 1.5 and 0.7 < ours["coverage_90"] < 1
     rng = np.random.default_rng(0)
     sd = rng.uniform(1, 5, 4000)

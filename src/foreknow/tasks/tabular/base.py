@@ -90,7 +90,7 @@ class TabularEstimator(System):
     def __init__(
         self,
         *,
-        n_estimators: int = 2,
+        n_estimators: int = 1,
         max_rows: int = 2000,
         max_columns: int = 500,
         weights: str = "shipped",

@@ -24,7 +24,7 @@ from foreknow.tasks.tabular.network import ClassifierStack
 class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc]
     """Class probabilities for small tables by one forward pass; nothing is tuned or downloaded.
 
-    `fit` encodes the table, solves some twenty closed-form predictors with leave-one-out scores, and lets a shipped
+    `fit` encodes the table, fits some thirty quick predictors with scores that leave each row out, and lets a shipped
     network read these scores; the network was fitted to tables drawn from open priors. Text, categories, booleans,
     dates and missing values go in as they are, and there may be any number of classes: the network treats all
     classes alike. Best from some 50 to 2000 rows; beyond `max_rows` each member of the ensemble sees a stratified
