@@ -191,6 +191,15 @@ def test_a_callback_can_stop_the_run() -> None:
     assert infos[-1].fraction == pytest.approx(7 / 20)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as usual, even where the suite runs in the background of a shell, which switches it off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_finishes_the_step_saves_and_raises(tmp_path: Path) -> None:
     path = tmp_path / "state"
     handler = signal.getsignal(signal.SIGINT)
@@ -211,6 +220,7 @@ def test_interrupt_finishes_the_step_saves_and_raises(tmp_path: Path) -> None:
     assert torch.equal(weights(again), weights(whole))
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_in_the_last_step_is_not_swallowed() -> None:
     def press(info: StepInfo) -> None:
         if info.step == 20:
