@@ -30,7 +30,14 @@ def pretrain(
     ] = None,
     device: Device = "auto",
     devices: Annotated[int, typer.Option("--devices", min=1, help="Number of devices of that kind.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in --out.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on from the state in --out; the networks of TabularClassifier and TabularRegressor from what ships if "
+            "there is none.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for weights, state and log; by default pretrained/SLUG.")
     ] = None,

@@ -272,11 +272,11 @@ def pretrain_shipped(
     out.mkdir(parents=True, exist_ok=True)
     state, log = out / f"{chosen}.state.safetensors", out / f"{chosen}.log.jsonl"
     members, weights = members_and_weights(task, variant=variant)
-    start, before = None, {}
+    start, before, stream = None, {}, seed
     if resume and not state.exists() and preset is None and sizes == "shipped":
         # A fresh stream of tables, so that none is seen twice.
         start, before = StackNetwork.from_checkpoint(weights_path(chosen), task), _record_of(weights_path(chosen))
-        resume, seed = False, seed_of(seed, "continued", str(before.get("steps", 0)))
+        resume, stream = False, seed_of(seed, "continued", str(before.get("steps", 0)))
     network, result = pretrain_stack(
         members,
         weights,
@@ -285,7 +285,7 @@ def pretrain_shipped(
         n_steps=steps if n_steps is None else check_int("pretrain", "n_steps", n_steps, low=1),
         minutes=minutes,
         lr=_RATE if start is None else _RATE / 3,
-        seed=seed,
+        seed=stream,
         device=device,
         devices=devices,
         progress=progress,
