@@ -34,8 +34,8 @@ def pretrain(
         bool,
         typer.Option(
             "--resume",
-            help="Go on from the state in --out; the networks of TabularClassifier and TabularRegressor from what ships if "
-            "there is none.",
+            help="Go on from the state in --out; with none there, TabularClassifier and TabularRegressor go on from "
+            "what ships.",
         ),
     ] = False,
     out: Annotated[
