@@ -276,7 +276,7 @@ def test_explanations(monkeypatch, run, make_numbers, make_table, stand_in, quic
         rows = list(csv.reader(file))
     assert rows[0] == ["row", "explained", "base", "contribution_size", "contribution_noise", "contribution_word"]
     assert rows[2] == ["2", "prediction", "7", "3", "4", "5"] and len(rows) == 5
-    assert job.explanation.importance == pytest.approx([4.2, 5.2, 4.2], abs=0.01)
+    assert job.explanation.mean == pytest.approx([4.2, 5.2, 4.2], abs=0.01)
     assert job.explanation.spread == pytest.approx([0.1] * 3)
     record = json.loads(json.dumps(job.to_dict()))["explanation"]
     assert record["importance"][0]["column"] == "noise" and record["measure"] == "increase of the error"

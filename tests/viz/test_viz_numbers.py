@@ -5,7 +5,6 @@ import pytest
 
 from foreknow.viz import (
     coverage_by_width,
-    importance_bars,
     learning_curve,
     number_histogram,
     predicted_and_true,
@@ -55,9 +54,6 @@ def test_histograms_are_shares_on_common_bins():
     assert to_png(number_histogram([("predicted", np.ones(3)), ("known", np.ones(2))], "y"))
 
 
-def test_a_learning_curve_and_bars():
+def test_a_learning_curve():
     axes = learning_curve([10, 20], [0.5, 0.4], np.array([[0.4, 0.6], [np.nan, np.nan]]), "log-loss").axes[0]
     assert axes.get_lines()[0].get_xydata().tolist() == [[10, 0.5], [20, 0.4]]
-    axes = importance_bars([f"c{i}" for i in range(20)], np.arange(20.0)[::-1], np.ones(20)).axes[0]
-    assert [bar.get_width() for bar in axes.patches] == list(np.arange(20.0)[::-1][:15])
-    assert axes.get_yticklabels()[0].get_text() == "c0" and axes.get_yticks()[0] == 14

@@ -117,7 +117,7 @@ def _show(job: Job) -> None:
         typer.echo(sentence)
     if job.explanation is not None:
         found = job.explanation
-        top = ", ".join(f"{found.names[i]} ({found.importance[i]:.3g})" for i in found.order[:5])
+        top = ", ".join(f"{found.names[i]} ({found.mean[i]:.3g})" for i in found.order[:5])
         typer.echo(f"Columns that matter most (loss when shuffled: {found.measure}): {top}.")
     sources = ", ".join(f"{n} {source}" for source, n in job.predictions.sources.items())
     typer.echo(f"{job.predictions_path}: {job.predictions.n_rows} rows ({sources})")

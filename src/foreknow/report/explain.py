@@ -30,8 +30,9 @@ class Explanation:
 
     Args:
         names: of the columns.
-        importance: how much worse the predictions of held-out rows get when a column is shuffled, shape (d,).
+        mean: how much worse the predictions of held-out rows get when a column is shuffled, shape (d,).
         spread: its standard deviation over folds, or over shuffles where there is one fold only, shape (d,).
+        raw: the same of every fold, or of every shuffle where there is one fold only, shape (d, k).
         measure: what gets worse, in words.
         rows: numbers (from 1) of the rows taken apart.
         outputs: what was taken apart of each: "p_<class>" of the predicted class, or "prediction".
@@ -40,8 +41,9 @@ class Explanation:
     """
 
     names: tuple[str, ...]
-    importance: NDArray[np.float64]
+    mean: NDArray[np.float64]
     spread: NDArray[np.float64]
+    raw: NDArray[np.float64]
     measure: str
     rows: tuple[int, ...]
     outputs: tuple[str, ...]
@@ -51,14 +53,13 @@ class Explanation:
     @property
     def order(self) -> list[int]:
         """Columns, the most important first."""
-        return [int(index) for index in np.argsort(-self.importance, kind="stable")]
+        return [int(index) for index in np.argsort(-self.mean, kind="stable")]
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "measure": self.measure,
             "importance": [
-                {"column": self.names[i], "mean": float(self.importance[i]), "sd": float(self.spread[i])}
-                for i in self.order
+                {"column": self.names[i], "mean": float(self.mean[i]), "sd": float(self.spread[i])} for i in self.order
             ],
         }
 
@@ -120,6 +121,7 @@ def explain(
         tuple(found[0].names),
         np.average(means, axis=0, weights=weights),
         means.std(axis=0, ddof=1) if len(found) > 1 else np.asarray(found[0].std),
+        means.T if len(found) > 1 else np.asarray(found[0].raw),
         str(found[0].measure), tuple(numbers.tolist()), outputs, base, contributions,
     )  # fmt: skip
 

@@ -99,7 +99,7 @@ def _explained(job: Job) -> dict[str, Any]:
         largest = np.argsort(-np.abs(parts), kind="stable")[:3]
         words = ", ".join(f"{found.names[index]} {parts[index]:+.3g}" for index in largest)
         rows.append({"number": number, "output": output, "base": base, "total": base + parts.sum(), "parts": words})
-    listed = [(found.names[index], found.importance[index], found.spread[index]) for index in found.order]
+    listed = [(found.names[index], found.mean[index], found.spread[index]) for index in found.order]
     return {
         "importance": listed[:MAX_COLUMNS],
         "explained": rows,
@@ -109,6 +109,7 @@ def _explained(job: Job) -> dict[str, Any]:
 
 def _pictures(job: Job) -> dict[str, str]:
     from foreknow.viz import numbers, style
+    from foreknow.viz.importance import draw_importance
 
     figures = _of_numbers(job) if job.evaluation.task == "regression" else _of_classes(job)
     figures["quality"] = (
@@ -128,11 +129,8 @@ def _pictures(job: Job) -> dict[str, str]:
             "Quality against the number of rows learnt from; the sentence above says what follows.",
         )
     if explanation is not None:
-        order = explanation.order
         figures["importance"] = (
-            numbers.importance_bars(
-                [explanation.names[i] for i in order], explanation.importance[order], explanation.spread[order]
-            ),
+            draw_importance(explanation, n_columns=15),
             "Loss of quality when each column is shuffled; the numbers are in the table below.",
         )
     return {name: style.to_svg(drawn, name=name, label=label) for name, (drawn, label) in figures.items()}

@@ -10,7 +10,6 @@ _PUBLIC = {
     "draw_batch": "foreknow.viz.draws",
     "draw_importance": "foreknow.viz.importance",
     "draw_shares": "foreknow.viz.importance",
-    "importance_bars": "foreknow.viz.numbers",
     "learning_curve": "foreknow.viz.numbers",
     "number_histogram": "foreknow.viz.numbers",
     "predicted_and_true": "foreknow.viz.numbers",

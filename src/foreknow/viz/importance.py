@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 class ImportanceLike(Protocol):
     """What `draw_importance` needs of a record."""
 
-    names: tuple[str, ...]
-    mean: NDArray[np.float64]
-    raw: NDArray[np.float64]
-    measure: str
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def mean(self) -> NDArray[np.float64]: ...
+    @property
+    def raw(self) -> NDArray[np.float64]: ...
+    @property
+    def measure(self) -> str: ...
 
 
 class ShapleyLike(Protocol):

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from foreknow.viz.style import MUTED, OURS, WRONG, new_figure, shorten, styled
+from foreknow.viz.style import MUTED, OURS, WRONG, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_POINTS = 500
 """More points than this make a page slow; every so-manieth is drawn."""
-MAX_BARS = 15
 
 
 @styled
@@ -142,27 +141,6 @@ def learning_curve(n_rows: Sequence[int], values: Sequence[float], ends: NDArray
     axes.set_xticks(n_rows)
     axes.set(xlabel="rows learnt from", ylabel=measure)
     axes.grid(True)
-    return figure
-
-
-@styled
-def importance_bars(names: Sequence[str], values: NDArray[np.float64], spread: NDArray[np.float64]) -> Figure:
-    """How much each column matters, the most important on top.
-
-    Args:
-        names: of the columns, the most important first; at most `MAX_BARS` are drawn.
-        values: shape (d,).
-        spread: standard deviation of each, shape (d,).
-    """
-    n = min(len(names), MAX_BARS)
-    figure = new_figure(5.2, 0.8 + 0.28 * n)
-    axes = figure.subplots()
-    place = np.arange(n)[::-1]
-    axes.barh(place, values[:n], xerr=spread[:n], color=OURS, alpha=0.7, error_kw={"ecolor": MUTED, "elinewidth": 1})
-    axes.axvline(0, color=MUTED, linewidth=1)
-    axes.set_yticks(place, [shorten(name, 26) for name in names[:n]])
-    axes.set_xlabel("loss of quality when the column is shuffled")
-    axes.grid(True, axis="x")
     return figure
 
 
