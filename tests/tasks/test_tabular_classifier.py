@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import foreknow
 from foreknow import TabularClassifier
-from foreknow.common.errors import ConfigError, ForeknowWarning, InputError
+from foreknow.common.errors import CapabilityError, ConfigError, ForeknowWarning, InputError
 from foreknow.common.rng import numpy_stream
 
 QUICK = TabularClassifier(n_estimators=1, random_state=0)
@@ -136,6 +136,13 @@ def test_a_saved_model_predicts_the_same_and_says_that_it_holds_rows(tmp_path: P
     path = model.save(tmp_path / "model.safetensors")
     assert foreknow.Checkpoint.load(path).contains_rows
     assert np.array_equal(foreknow.load(path).predict_proba(table), model.predict_proba(table))
+
+
+def test_a_file_without_rows_is_refused_and_the_student_named(tmp_path: Path) -> None:
+    table, y = frame()
+    with pytest.raises(CapabilityError, match="contains them") as caught:
+        clone(QUICK).fit(table, y).save(tmp_path / "model.safetensors", include_rows=False)
+    assert "distill" in caught.value.hint and not list(tmp_path.iterdir())
 
 
 def test_off_silences_the_network() -> None:

@@ -30,7 +30,7 @@ from foreknow.common.errors import CapabilityError, CheckpointError, ConfigError
 from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import seed_of, seeded_init, torch_stream
 from foreknow.common.timing import Stopwatch
-from foreknow.common.validate import as_matrix, as_vector, check_known, check_option, check_real
+from foreknow.common.validate import as_matrix, as_vector, check_bool, check_known, check_option, check_real
 from foreknow.core.card import Card
 from foreknow.core.checkpoint import Checkpoint
 from foreknow.core.evidence import Evidence
@@ -240,17 +240,29 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
         return self._transform(self._read_new(X))
 
     @final
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, include_rows: bool = True) -> Path:
         """Write settings and what was learnt to one safetensors file.
 
         The file's header says whether it contains training rows (an in-context model's file does).
 
+        Args:
+            path: of the file.
+            include_rows: False refuses to write a file that would contain training rows.
+
         Raises:
             NotFittedError: before `fit`.
+            CapabilityError: the file would contain training rows, and `include_rows` is False.
             ConfigError: a setting cannot be written as JSON.
         """
         self._check_fitted()
         state = self._state()
+        if state.contains_rows and not check_bool(type(self).__name__, "include_rows", include_rows):
+            raise CapabilityError(
+                f"{type(self).__name__}: predictions condition on the training rows, so a saved model contains them.",
+                hint="The tabular estimators have distill('mlp'): a student's file holds no rows."
+                if hasattr(self, "distill")
+                else "Save it with include_rows=True, and share the file only where you may share the rows.",
+            )
         common = {
             "seed": self.seed_,
             "n_features_in": getattr(self, "n_features_in_", None),
