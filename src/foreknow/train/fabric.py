@@ -25,12 +25,25 @@ from foreknow.train.state import load_state
 
 
 @contextmanager
+def _environment_put_back() -> Iterator[None]:
+    """Whatever the block does to the environment variables is undone."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextmanager
 def _quiet() -> Iterator[Any]:
     """Keep Lightning's remarks to itself, here and now only."""
     logger = logging.getLogger("lightning_fabric")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = require("lightning_fabric", "Training")  # its import sets the level
+        with _environment_put_back():  # its first import sets a variable
+            module = require("lightning_fabric", "Training")  # and the level
         level = logger.level
         logger.setLevel(logging.ERROR)
         try:
@@ -82,17 +95,14 @@ def run_in_processes(run: Callable[[Any, Any], Any], device: torch.device, devic
         weights = Path(folder) / "weights.safetensors"
         sent = replace(job, weights_path=weights, progress=None if job.progress is None else relay.put)
         failure = None
-        environment = dict(os.environ)  # the launcher sets variables and leaves them
         try:
-            make_fabric(device, devices).launch(partial(_in_process, _SilentProcess(), run, sent, relay))
+            with _environment_put_back():  # the launcher sets variables and leaves them
+                make_fabric(device, devices).launch(partial(_in_process, _SilentProcess(), run, sent, relay))
         except ProcessException as error:  # raised there, or aborted because another one had gone
             failure = error
         finally:
             relay.put(None)
             listener.join()
-            for name in os.environ.keys() - environment.keys():
-                del os.environ[name]
-            os.environ.update(environment)
         for item in received:
             if isinstance(item, ForeknowError):
                 raise item
