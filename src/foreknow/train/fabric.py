@@ -124,6 +124,9 @@ def _in_process(_silent: Any, run: Callable[[Any, Any], Any], job: Any, relay: A
         raise
     if fabric.global_rank == 0:
         relay.put(result)
+    fabric.barrier()
+    # Left to the end of the process, the group's threads now and then abort it.
+    torch.distributed.destroy_process_group()
 
 
 def _listen(relay: Any, progress: Callable[[Progress], None] | None, received: list[Any]) -> None:
