@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import foreknow
-from foreknow import TabularClassifier
+from foreknow import TabularClassifier, TabularRegressor
 from foreknow.common.errors import CapabilityError, ConfigError, ForeknowWarning, InputError
 from foreknow.common.rng import numpy_stream
 
@@ -39,13 +39,14 @@ def frame(n: int = 60) -> tuple[pd.DataFrame, np.ndarray]:
     return table, np.where(size + (colour == "red") > 0.2, "yes", "no")
 
 
-def test_every_check_of_scikit_learn_passes() -> None:
-    checks = list(estimator_checks_generator(QUICK, mark=None))
+@pytest.mark.parametrize("estimator", [QUICK, TabularRegressor(random_state=0)], ids=["classifier", "regressor"])
+def test_every_check_of_scikit_learn_passes(estimator: TabularClassifier | TabularRegressor) -> None:
+    checks = list(estimator_checks_generator(estimator, mark=None))
     assert len(checks) > 45
     state = np.random.get_state()  # noqa: NPY002 - scikit-learn's own checks seed the global generator
-    for estimator, check in checks:
+    for subject, check in checks:
         try:
-            check(estimator)
+            check(subject)
         except SkipTestWarning:
             raise
         except Exception as error:

@@ -12,6 +12,7 @@ Cost: heads O(n^3 + (n + m) n p), network O(c (n + m) n) for n context rows, m q
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,10 @@ class StackLayer(nn.Module):
         return changed
 
 
-class StackNetwork(nn.Module):
+class StackNetwork(nn.Module, ABC):
     """What both networks share: tokens of a context encoded once, tokens of queries that read it.
 
-    A subclass writes `_features` (of a row, given the table) and reads the last tokens.
+    A subclass writes `_features` (of a row), `table_of` (of the table), and reads the last tokens.
     """
 
     kind = "StackNetwork"
@@ -111,15 +112,15 @@ class StackNetwork(nn.Module):
         self.head = nn.Linear(width, n_outputs)
         self.silence()
 
+    @abstractmethod
     def _features(
         self, scores: Scores, targets: Float[Tensor, "b m c"] | None, table: Float[Tensor, "b c f"]
     ) -> Float[Tensor, "b m c p"]:
         """What a token is made of; `targets` of context rows, None for queries."""
-        raise NotImplementedError
 
+    @abstractmethod
     def table_of(self, context: Scores, targets: Float[Tensor, "b n c"]) -> Float[Tensor, "b c f"]:
         """What is known of the table as a whole."""
-        raise NotImplementedError
 
     def encode(
         self, context: Scores, targets: Float[Tensor, "b n c"], table: Float[Tensor, "b c f"]
