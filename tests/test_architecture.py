@@ -59,7 +59,7 @@ def test_imports_point_one_way() -> None:
         ("tasks/planted.py", "import foreknow.functions.planted", "foreknow.tasks is not allowed to import"),
         ("common/planted.py", "from foreknow.core import card", "foreknow.common is not allowed to import"),
         ("nn/planted.py", "def late():\n    import foreknow.tasks", "foreknow.nn is not allowed to import"),
-        ("weights/planted.py", "import foreknow.price", "foreknow.weights is not allowed to import"),
+        ("weights/planted.py", "import foreknow.pricing", "foreknow.weights is not allowed to import"),
         ("viz/planted.py", "import foreknow.cli", "foreknow.viz is not allowed to import"),
         ("attic/planted.py", "", "attic"),
     ],
@@ -69,7 +69,7 @@ def test_a_planted_import_is_caught(tmp_path: Path, module: str, line: str, comp
         shutil.copytree(PACKAGE / folder, tmp_path / "foreknow" / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("__init__.py", "_version.py"):
         shutil.copy(PACKAGE / name, tmp_path / "foreknow" / name)
-    for folder in ("nn", "tasks", "functions", "weights", "price", "viz", "cli", Path(module).parent.name):
+    for folder in ("nn", "tasks", "functions", "weights", "pricing", "viz", "cli", Path(module).parent.name):
         (tmp_path / "foreknow" / folder).mkdir(exist_ok=True)
         (tmp_path / "foreknow" / folder / "__init__.py").touch()
     (tmp_path / "foreknow/functions/planted.py").touch()

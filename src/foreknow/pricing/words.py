@@ -1,0 +1,42 @@
+"""A price in words."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from foreknow.pricing.records import Estimate, Price
+
+
+def price_line(price: Price) -> str:
+    """The price in one sentence, for instance "the prior is worth 6.2x the data [4.1, 9.0], ..."."""
+    if not price.comparisons:
+        return "no arm to compare with, so no price."
+    first = price.comparisons[0]
+    parts = [f"{number(first.sample_ratio, suffix='x')} the data"]
+    if math.isfinite(first.code_bits.value):
+        parts.append(f"{number(first.code_bits)} bits")
+    unit = f" {price.unit}" if price.unit else f" {price.measure}"
+    parts.append(f"{number(first.difference, signed=True)}{unit}")
+    line = f"the prior is worth {', '.join(parts)}, at {number(first.time_ratio, suffix='x')} the time"
+    return f"{line} (against {first.arm})" if first.role != "off" else line
+
+
+def number(estimate: Estimate, *, suffix: str = "", signed: bool = False) -> str:
+    """An estimate as people read it: value, censoring, interval; "unknown" where there is none."""
+    if not math.isfinite(estimate.value):
+        return "unknown"
+    sign = "" if estimate.sign == "=" else f"{estimate.sign} "
+    plus = "+" if signed and estimate.value > 0 else ""
+    text = f"{sign}{plus}{figure(estimate.value)}{suffix}"
+    if math.isfinite(estimate.low) and math.isfinite(estimate.high):
+        text += f" [{figure(estimate.low)}, {figure(estimate.high)}]"
+    return text + (" (extrapolated)" if estimate.extrapolated else "")
+
+
+def figure(value: float) -> str:
+    """Two or three digits that matter."""
+    if value == 0:
+        return "0"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}" if abs(value) < 1 else f"{value:.3g}"
