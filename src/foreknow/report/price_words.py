@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 ROLE_WORDS = {
     "on": "the system with its prior",
     "off": "the same without the prior",
-    "wrong": "placebo: a prior that should not help",
+    "wrong": "a prior that should not help",
     "plain": "a simple method of the field",
     "reference": "shown beside the others, no part of the price",
 }
@@ -185,7 +185,7 @@ def _sample_ratio(comparison: Record) -> str:
 def _code_bits(record: Record, comparison: Record) -> str:
     bits = comparison["code_bits"]
     if not known(bits["value"]):
-        return ""
+        return f"How many bits it saves is not known{_because(bits)}." if bits["note"] else ""
     word = "fewer" if bits["value"] >= 0 else "more"
     other = "without the prior" if comparison["role"] == "off" else f"with {comparison['arm']}"
     return f"To write down the {record['n_labels']} labels it takes {_size(bits)} bits {word} than {other}{_how(bits)}."
@@ -194,7 +194,7 @@ def _code_bits(record: Record, comparison: Record) -> str:
 def _matched_bits(comparison: Record) -> str:
     bits = comparison["matched_bits"]
     if not known(bits["value"]):
-        return ""
+        return f"How much luck would make up for it is not known{_because(bits)}." if bits["note"] else ""
     lucky, typical = (_other(comparison), "on") if bits["value"] >= 0 else ("on", _other(comparison))
     return f"To do as well as a typical run of {typical}, {lucky} needs {_size(bits)} bits of luck{_how(bits)}."
 
@@ -236,7 +236,7 @@ def _ends(estimate: Record, turned: bool) -> str:
 
 
 def _how(estimate: Record) -> str:
-    found = rung_of(estimate)
+    found = "; ".join(filter(None, [rung_of(estimate), estimate["note"]]))
     return f" ({found})" if found else ""
 
 

@@ -55,6 +55,11 @@ def measure_name(measure: str) -> str:
     return NAMES.get(measure, measure.replace("_", " "))
 
 
+def role_name(role: str) -> str:
+    """A role as people call it."""
+    return "placebo" if role == "wrong" else role
+
+
 @styled
 def learning_curves(record: Mapping[str, Any], measure: str) -> Figure:
     """A measure of every arm against the size of the training data, with its interval as a band.
@@ -266,7 +271,7 @@ def _looks(arms: Sequence[Mapping[str, Any]]) -> dict[str, Look]:
 
 def _label(arm: Mapping[str, Any]) -> str:
     name = shorten(arm["name"], 30)
-    return name if name == arm["role"] else f"{name} ({arm['role']})"
+    return name if name == arm["role"] else f"{name} ({role_name(arm['role'])})"
 
 
 def _figure_with(rows: int, columns: int, *, width: float, height: float) -> tuple[Figure, Any]:
