@@ -13,6 +13,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "frames": ("pandas", "pyarrow"),
     "polars": ("polars",),
     "bench": ("catboost", "lightgbm", "xgboost"),
+    "studies": ("mnist1d", "requests"),
 }
 """Extra name -> the modules it brings. `pyproject.toml` lists the same packages; a test compares."""
 
