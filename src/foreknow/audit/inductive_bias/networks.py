@@ -156,9 +156,7 @@ class NetworkHypotheses:
                 )
         return module.to(resolve_device(self.device))
 
-    def _train(
-        self, x: Tensor, y: Tensor, root: int, draws: range, report: Callable[[int], None]
-    ) -> dict[str, Tensor]:
+    def _train(self, x: Tensor, y: Tensor, root: int, draws: range, report: Callable[[int], None]) -> dict[str, Tensor]:
         modules = [self._module(seed_of(root, "weights", str(i))) for i in draws]
         weights, buffers = stack_module_state(modules)  # type: ignore[no-untyped-call]
         base = modules[0]

@@ -95,7 +95,15 @@ def parametric_bits(
         "extrapolated: eps is below the smallest loss sampled" if outside else "",
         f"{', '.join(impossible)} rules eps out" if impossible else "",
     )
-    return Bits(spread[laws[0]], float(min(ends)), float(max(ends)), "parametric", extrapolated=outside, note=note, spread=spread)
+    return Bits(
+        spread[laws[0]],
+        float(min(ends)),
+        float(max(ends)),
+        "parametric",
+        extrapolated=outside,
+        note=note,
+        spread=spread,
+    )
 
 
 # Laws: sorted losses (around 1), their weights, eps, start -> bits, parameters ---------------------------------------
@@ -203,7 +211,7 @@ def _ncx2_cost(x: Array, w: Array, df: float, nc: float, scale: float) -> float:
 
 
 def _log_ive(order: float, z: Array) -> Array:
-    """log of exp(-z) I_order(z); by Debye's expansion where the order is large, as the function underflows there."""
+    """Log of exp(-z) I_order(z); by Debye's expansion where the order is large, as the function underflows there."""
     if order < 15:
         with np.errstate(divide="ignore"):
             found: Array = np.log(special.ive(order, z))
@@ -258,7 +266,7 @@ def _fit_gamma(x: Array, weights: Array) -> tuple[float, float]:
 
 
 def _log_gammainc(shape: float, x: float) -> float:
-    """log of the regularised lower incomplete gamma function, at any depth."""
+    """Log of the regularised lower incomplete gamma function, at any depth."""
     p = float(special.gammainc(shape, x))
     if p > 1e-290:
         return math.log(p)

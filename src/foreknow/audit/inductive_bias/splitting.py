@@ -69,9 +69,7 @@ def splitting_bits(
     return Bits(value, low, high, "splitting", note=note)
 
 
-def _run(
-    loss: LatentLoss, n_latent: int, eps: float, n: int, p0: float, n_moves: int, generator: Generator
-) -> float:
+def _run(loss: LatentLoss, n_latent: int, eps: float, n: int, p0: float, n_moves: int, generator: Generator) -> float:
     """One pass down to eps; its bits."""
 
     def normal(*shape: int) -> Tensor:  # drawn in single precision, five times as quick on a processor
