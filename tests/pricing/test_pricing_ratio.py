@@ -24,7 +24,7 @@ def arms(rng, ratio, units, noise, shared):
 @pytest.mark.parametrize("ratio", [4.0, 1.0, 1 / 3])
 def test_interval_covers_the_true_ratio(ratio, noise, shared):
     rng = numpy_stream(0, str(ratio), str(noise))
-    found = [sample_ratio(SIZES, *arms(rng, ratio, 5, noise, shared), n_boot=400, rng=rng) for _ in range(400)]
+    found = [sample_ratio(SIZES, *arms(rng, ratio, 5, noise, shared), n_boot=300, rng=rng) for _ in range(300)]
     assert 0.92 <= np.mean([e.low <= ratio <= e.high for e in found]) <= 0.98
     assert np.median([e.value for e in found]) == pytest.approx(ratio, rel=0.1)
     assert all(e.low <= e.value <= e.high for e in found)
@@ -34,7 +34,7 @@ def test_units_must_be_resampled_together():
     """With pairs torn apart the interval is far too wide, which the bounds of the test above would catch."""
     rng = numpy_stream(0, "torn")
     torn, paired = [], []
-    for _ in range(200):
+    for _ in range(120):
         on, other = arms(rng, 4.0, 8, 0.02, 0.1)
         paired.append(sample_ratio(SIZES, on, other, n_boot=300, rng=rng))
         torn.append(sample_ratio(SIZES, on, other[::-1], n_boot=300, rng=rng))
