@@ -189,7 +189,7 @@ def priors(n_sim: int, rng: np.random.Generator) -> None:
     table("Code length over that of the truth, by the width of the prior on T", [*head, "shipped"], rows)
 
 
-# Calibration errors ----------------------------------------------------------------------------------------------------
+# Calibration errors -----------------------------------------------------------------------------------------
 
 
 def calibration(n_sim: int, rng: np.random.Generator) -> None:

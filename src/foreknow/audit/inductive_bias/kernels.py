@@ -115,7 +115,7 @@ class KernelHypotheses:
         kernel = self.kernel.resolve(x)
         factor, jitter = (None, JITTER) if len(x) > self.n_direct else _factor(kernel(x, x))
         fitted = FittingKernel(kernel, x, y, torch.empty_like(y), factor, jitter)
-        return replace(fitted, alpha=fitted.solve(y))
+        return replace(fitted, alpha=fitted.solve(y).contiguous())
 
 
 @dataclass(frozen=True)

@@ -35,33 +35,18 @@ def mlp(n_features: int, n_outputs: int, *, width: int = 100, depth: int = 2) ->
     return nn.Sequential(*hidden, nn.Linear(sizes[-1], n_outputs))
 
 
-class Convolution(nn.Module):
-    """A 1-D convolution (batch, channels, length), written as a matrix product, which many networks at once do fast."""
-
-    def __init__(self, n_in: int, n_out: int, *, size: int, stride: int, padding: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(n_in * size, n_out)
-        self.size, self.stride, self.padding = size, stride, padding
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, n_in, length) -> (batch, n_out, shorter)."""
-        windows = nn.functional.pad(x, (self.padding, self.padding)).unfold(-1, self.size, self.stride)
-        out: Tensor = self.linear(windows.transpose(1, 2).flatten(2))  # (batch, shorter, n_out)
-        return out.transpose(1, 2)
-
-
-def cnn_1d(n_features: int, n_outputs: int, *, channels: int = 25) -> nn.Module:
-    """Three convolutions of stride 2 with ReLU units and a linear layer, as Greydanus and Kobak take for MNIST-1D."""
+def cnn_1d(n_features: int, n_outputs: int, *, channels: int = 16) -> nn.Module:
+    """Three convolutions of stride 2 with ReLU units and a linear layer, the shape of network usual for MNIST-1D."""
     length = n_features
     for _ in range(3):
         length = (length + 1) // 2
     return nn.Sequential(
         nn.Unflatten(1, (1, n_features)),
-        Convolution(1, channels, size=5, stride=2, padding=2),
+        nn.Conv1d(1, channels, 5, stride=2, padding=2),
         nn.ReLU(),
-        Convolution(channels, channels, size=3, stride=2, padding=1),
+        nn.Conv1d(channels, channels, 3, stride=2, padding=1),
         nn.ReLU(),
-        Convolution(channels, channels, size=3, stride=2, padding=1),
+        nn.Conv1d(channels, channels, 3, stride=2, padding=1),
         nn.ReLU(),
         nn.Flatten(),
         nn.Linear(channels * length, n_outputs),
