@@ -12,6 +12,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("lightning_fabric",),
     "frames": ("pandas", "pyarrow"),
     "polars": ("polars",),
+    "ray": ("ray",),
     "bench": ("catboost", "lightgbm", "xgboost"),
 }
 """Extra name -> the modules it brings. `pyproject.toml` lists the same packages; a test compares."""
