@@ -24,7 +24,7 @@ PACKAGE = ROOT / "src" / "foreknow"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NEVER = ("torchvision", "torchaudio", "timm", "deepinv", "pylate")
 HEAVY = (
-    "pandas", "polars", "pyarrow", "lightning_fabric", "catboost", "lightgbm", "xgboost", "mnist1d", "requests",
+    "pandas", "polars", "pyarrow", "lightning_fabric", "ray", "catboost", "lightgbm", "xgboost", "mnist1d", "requests",
     "matplotlib", "jinja2",
 )  # fmt: skip
 

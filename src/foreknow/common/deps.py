@@ -12,6 +12,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("lightning_fabric",),
     "frames": ("pandas", "pyarrow"),
     "polars": ("polars",),
+    "ray": ("ray",),
     "bench": ("catboost", "lightgbm", "xgboost"),
     "studies": ("mnist1d", "requests"),
 }
