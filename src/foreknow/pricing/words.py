@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
+
+from foreknow.common import wording
+from foreknow.common.wording import figure as figure
 
 if TYPE_CHECKING:
     from foreknow.pricing.records import Estimate, Price
@@ -25,18 +29,4 @@ def price_line(price: Price) -> str:
 
 def number(estimate: Estimate, *, suffix: str = "", signed: bool = False) -> str:
     """An estimate as people read it: value, censoring, interval; "unknown" where there is none."""
-    if not math.isfinite(estimate.value):
-        return "unknown"
-    sign = "" if estimate.sign == "=" else f"{estimate.sign} "
-    plus = "+" if signed and estimate.value > 0 else ""
-    text = f"{sign}{plus}{figure(estimate.value)}{suffix}"
-    if math.isfinite(estimate.low) and math.isfinite(estimate.high):
-        text += f" [{figure(estimate.low)}, {figure(estimate.high)}]"
-    return text + (" (extrapolated)" if estimate.extrapolated else "")
-
-
-def figure(value: float) -> str:
-    """Two or three digits that matter."""
-    if value == 0:
-        return "0"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}" if abs(value) < 1 else f"{value:.3g}"
+    return wording.number(dataclasses.asdict(estimate), suffix=suffix, signed=signed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from foreknow.report.forecast import HIGH, LOW, MEAN, NOMINAL, Group
 from foreknow.report.job import Job
 from foreknow.report.scores import Score
 from foreknow.report.words import coverage_sentence, figure, headline, more_rows, percent
+
+if TYPE_CHECKING:
+    import jinja2
 
 MAX_COLUMNS = 100
 MAX_PICTURED = 16
@@ -57,13 +60,9 @@ def summarise(column: Column) -> ColumnSummary:
 
 def render(job: Job) -> str:
     """The whole page as text. Everything that comes from the table is escaped; nothing is fetched from anywhere."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("foreknow.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = page_environment()
     environment.filters.update(
         score=_score, percent=percent, seconds=_seconds, percent_score=_percent_score, number=_number, share=_share
     )
@@ -86,6 +85,16 @@ def render(job: Job) -> str:
         widest=[(row, _cells(job, row.row)) for row in predictions.widest[:N_LISTED]], **_explained(job),
         pictures={name: Markup(svg) for name, svg in _pictures(job).items()},
         date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+    )  # fmt: skip
+
+
+def page_environment() -> jinja2.Environment:
+    """Where the templates are: everything is escaped, and a name that is not there is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("foreknow.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
 
 

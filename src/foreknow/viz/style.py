@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from foreknow.common.errors import ConfigError
 from foreknow.common.files import atomic_path
+from foreknow.common.wording import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +93,7 @@ def grid_axes(figure: Figure, n: int, n_columns: int) -> list[Axes]:
 
 def shorten(text: object, width: int = 18) -> str:
     """One line of at most `width` characters."""
-    line = " ".join(str(text).split())
+    line = printable(str(text))
     return line if len(line) <= width else line[: width - 1] + "…"
 
 

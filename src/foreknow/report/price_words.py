@@ -1,0 +1,244 @@
+"""A price in plain sentences, for the page and the terminal.
+
+Every function takes parts of the record that `Price.to_dict()` of `foreknow.pricing.records` gives: an estimate is a
+mapping, and a number that is not known is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from foreknow.common.wording import figure, interval, known, number
+from foreknow.viz.priced import measure_name
+
+Record = Mapping[str, Any]
+
+ROLE_WORDS = {
+    "on": "the system with its prior",
+    "off": "the same without the prior",
+    "wrong": "placebo: a prior that should not help",
+    "plain": "a simple method of the field",
+    "reference": "shown beside the others, no part of the price",
+}
+RUNG_WORDS = {
+    "prequential": "summed over the labels as they were predicted one block after the other",
+    "counting": "the share of runs that were as good, counted",
+    "parametric": "the tail of a law fitted to the losses of the runs",
+    "saddlepoint": "worked out from the spectrum, without sampling",
+    "splitting": "sampled level by level into the tail",
+}
+
+
+def verdict(difference: Record) -> str:
+    """What the interval of a difference in loss says: "better", "worse", "none", "unclear" or "unknown"."""
+    if not known(difference["value"]):
+        return "unknown"
+    if difference["equivalent"]:
+        return "none"
+    if known(difference["low"]) and known(difference["high"]):
+        if difference["high"] < 0:
+            return "better"
+        if difference["low"] > 0:
+            return "worse"
+    return "unclear"
+
+
+def sentences(record: Record, comparison: Record) -> list[str]:
+    """What "on" is worth against one other arm, in a few plain sentences; a loss is said as a loss."""
+    told = [
+        _difference(record, comparison),
+        _sample_ratio(comparison),
+        _code_bits(record, comparison),
+        _matched_bits(comparison),
+        _cost(comparison),
+    ]
+    return [sentence for sentence in told if sentence]
+
+
+def headline(record: Record) -> str:
+    """Whether the prior helps, in one sentence; empty where nothing was compared."""
+    return _difference(record, record["comparisons"][0]) if record["comparisons"] else ""
+
+
+def where_it_loses(record: Record) -> str:
+    """How often "on" loses, in one sentence."""
+    n = len(record["losses"])
+    if not record["comparisons"]:
+        return "There was nothing to lose against."
+    if not n:
+        return "Nowhere that these intervals show."
+    return f"In {n} place{'s' if n > 1 else ''} the interval of the difference lies wholly on the wrong side."
+
+
+def placebo(record: Record, comparison: Record) -> str:
+    """What the result against a placebo or a simple method means."""
+    found, arm = verdict(comparison["difference"]), comparison["arm"]
+    if comparison["role"] == "wrong":
+        return {
+            "better": f"The placebo {arm} does worse than the prior: what it says matters, not only that there is one.",
+            "worse": f"The placebo {arm} does better than the prior: if anything helps here, it is not what this prior "
+            "says.",
+            "none": f"The placebo {arm} does as well as the prior: if anything helps here, it is not what this prior "
+            "says.",
+        }.get(found, f"Whether the placebo {arm} does worse than the prior is not settled by these runs.")
+    if comparison["role"] == "plain":
+        return {
+            "better": f"{arm}, a simple method, does worse than the system.",
+            "worse": f"{arm}, a simple method, does better than the system: prefer it here.",
+            "none": f"{arm}, a simple method, does as well as the system.",
+        }.get(found, f"Whether {arm}, a simple method, does worse than the system is not settled by these runs.")
+    return ""
+
+
+def seeds_counted(record: Record) -> str:
+    """How many blocks of seeds were counted, and why not all."""
+    counted, planned = len(record["seeds"]), record["n_planned"]
+    failed = sum(arm["n_failed"] for arm in record["arms"])
+    text = f"{counted} of {planned} planned blocks were counted"
+    if counted == planned:
+        return text
+    if failed:
+        return f"{text}; {failed} cell{'s' if failed > 1 else ''} failed, and a block with a failed cell is left out"
+    return f"{text}; the others were not finished"
+
+
+def no_effect(difference: Record) -> str:
+    """The words "no effect within" and the margin where equivalence was shown, else nothing."""
+    return f"no effect within ±{figure(difference['margin'])}" if _is_equivalent(difference) else ""
+
+
+def rung_of(estimate: Record) -> str:
+    """How a number of bits was found, with "extrapolated" where it was; nothing for a number that is not known."""
+    if not known(estimate["value"]):
+        return ""
+    return ", ".join(filter(None, [estimate["rung"], "extrapolated" if estimate["extrapolated"] else ""]))
+
+
+def plain_number(estimate: Record, *, suffix: str = "", signed: bool = False) -> str:
+    """The number and its interval; "extrapolated" is left to `rung_of`."""
+    return number({**estimate, "extrapolated": False}, suffix=suffix, signed=signed)
+
+
+def loss_unit(record: Record) -> str:
+    """What a difference of the main loss is counted in."""
+    return record["unit"] or measure_name(record["measure"])
+
+
+# Parts -------------------------------------------------------------------------------------------------------------
+
+
+def _is_equivalent(difference: Record) -> bool:
+    return bool(difference["equivalent"]) and known(difference["margin"])
+
+
+def _difference(record: Record, comparison: Record) -> str:
+    difference, arm = comparison["difference"], comparison["arm"]
+    loss = measure_name(record["measure"])
+    unit = f" {record['unit']}" if record["unit"] else ""
+    at = f"at {record['sizes'][-1]} {record['unit_of_data']}"
+    prior = comparison["role"] == "off"
+    who, other = ("the prior", "without it") if prior else ("the system", f"{arm}")
+    found = verdict(difference)
+    if found == "unknown":
+        return f"The difference in {loss} to {arm} is not known{_because(difference)}."
+    said = f"{figure(abs(difference['value']))}{unit}{_ends(difference, difference['value'] < 0)}"
+    if found == "better":
+        if prior:
+            return f"The prior lowers the {loss} by {said} {at}."
+        return f"The system's {loss} is {said} lower than that of {arm} {at}."
+    if found == "worse":
+        if prior:
+            return f"The prior costs {said} of {loss} {at}: without it the loss is lower."
+        return f"{arm} wins: its {loss} is {said} lower than the system's {at}."
+    span = interval(difference["low"], difference["high"])
+    if found == "none":
+        same = "is the same with and without the prior" if prior else f"of the system and of {arm} is the same"
+        return (
+            f"A{at[1:]} the {loss} {same}: no effect within ±{_margin(difference)}{unit} "
+            f"(difference {number(difference, signed=True)})."
+        )
+    if not span:
+        word = "lower" if difference["value"] < 0 else "higher"
+        than = other if prior else f"for {other}"
+        return f"A{at[1:]} the {loss} is {said} {word} for {who} than {than}; no interval could be given."
+    return (
+        f"A{at[1:]} the interval of the difference in {loss} to {arm},{span}{unit}, contains zero: these runs "
+        f"do not settle whether {who} is better."
+    )
+
+
+def _margin(difference: Record) -> str:
+    return figure(difference["margin"]) if known(difference["margin"]) else "the margin"
+
+
+def _sample_ratio(comparison: Record) -> str:
+    ratio = comparison["sample_ratio"]
+    other = _other(comparison)
+    if not known(ratio["value"]):
+        return f"How much more data {other} needs is not known{_because(ratio)}."
+    amount = f"{_bound(ratio)}{figure(ratio['value'])} times the data{interval(ratio['low'], ratio['high'])}"
+    only = "only " if known(ratio["high"]) and ratio["high"] < 1 else ""
+    return f"{_capital(other)} needs {only}{amount} to reach the same loss{_because(ratio)}."
+
+
+def _code_bits(record: Record, comparison: Record) -> str:
+    bits = comparison["code_bits"]
+    if not known(bits["value"]):
+        return ""
+    word = "fewer" if bits["value"] >= 0 else "more"
+    other = "without the prior" if comparison["role"] == "off" else f"with {comparison['arm']}"
+    return f"To write down the {record['n_labels']} labels it takes {_size(bits)} bits {word} than {other}{_how(bits)}."
+
+
+def _matched_bits(comparison: Record) -> str:
+    bits = comparison["matched_bits"]
+    if not known(bits["value"]):
+        return ""
+    lucky, typical = (_other(comparison), "on") if bits["value"] >= 0 else ("on", _other(comparison))
+    return f"To do as well as a typical run of {typical}, {lucky} needs {_size(bits)} bits of luck{_how(bits)}."
+
+
+def _cost(comparison: Record) -> str:
+    parts = [
+        f"{_bound(ratio)}{figure(ratio['value'])} times the {what}{interval(ratio['low'], ratio['high'])}"
+        for ratio, what in ((comparison["time_ratio"], "time"), (comparison["memory_ratio"], "memory"))
+        if known(ratio["value"])
+    ]
+    return f"The system takes {' and '.join(parts)}." if parts else ""
+
+
+def _other(comparison: Record) -> str:
+    return "the system without its prior" if comparison["role"] == "off" else str(comparison["arm"])
+
+
+def _capital(text: str) -> str:
+    return "The" + text[3:] if text.startswith("the ") else text
+
+
+def _bound(estimate: Record) -> str:
+    return {"=": "", ">=": "at least ", "<=": "at most "}[estimate["sign"]]
+
+
+def _size(estimate: Record) -> str:
+    """The absolute value with its interval; a bound on a negative number bounds its size the other way round."""
+    if estimate["value"] >= 0:
+        return f"{_bound(estimate)}{figure(estimate['value'])}{_ends(estimate, False)}"
+    turned = {"sign": {"=": "=", ">=": "<=", "<=": ">="}[estimate["sign"]]}
+    return f"{_bound(turned)}{figure(-estimate['value'])}{_ends(estimate, True)}"
+
+
+def _ends(estimate: Record, turned: bool) -> str:
+    if not (known(estimate["low"]) and known(estimate["high"])):
+        return ""
+    low, high = estimate["low"], estimate["high"]
+    return interval(-high, -low) if turned else interval(low, high)
+
+
+def _how(estimate: Record) -> str:
+    found = rung_of(estimate)
+    return f" ({found})" if found else ""
+
+
+def _because(estimate: Record) -> str:
+    return f" ({estimate['note']})" if estimate["note"] else ""
