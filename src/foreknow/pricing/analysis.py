@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foreknow.audit.inductive_bias.bits import MIN_DRAWS
 from foreknow.audit.inductive_bias.ladder import median_matched_bits
 from foreknow.common.errors import ConfigError, InputError
 from foreknow.common.rng import numpy_stream
@@ -223,6 +224,8 @@ def _matched_bits(cells: _Cells, ours: Array, theirs: Array, rng: np.random.Gene
     if len(cells.sources) > 1:
         return Estimate(math.nan, note="defined for one task; here the units are several")
     bits = median_matched_bits(ours, theirs, rng=rng)
+    if (bits.sign == ">=" and bits.value <= 0) or (bits.sign == "<=" and bits.value >= 0):
+        return Estimate(math.nan, note=f"{len(theirs)} seeds are too few to count with; {MIN_DRAWS} or more are wanted")
     note = f"{bits.note}; " if bits.note else ""
     return Estimate(
         bits.value, bits.low, bits.high, sign=bits.sign, n_units=len(theirs), rung=bits.rung,
