@@ -78,16 +78,21 @@ def effects(n_sim: int, rng: np.random.Generator) -> None:
     table(f"Coverage of 95% intervals, %: ours / percentile / expanded / Student; {n_sim} simulations", head, rows)
 
 
-def tests(n_sim: int, rng: np.random.Generator) -> None:
+def tests(n_sim: int, alpha: float, rng: np.random.Generator) -> None:
     rows = []
     for law, draw in LAWS.items():
         cells = [law]
         for n in UNITS:
-            low, high = mean_bounds(draw(rng, (n_sim, n)), 0.9, rng=rng)
+            low, high = mean_bounds(draw(rng, (n_sim, n)), 1 - 2 * alpha, rng=rng)
             cells.append(f"{100 * (high < 0).mean():.1f} / {100 * (low > 0).mean():.1f}")
         rows.append(cells)
     head = ["differences", *(f"{n} units" for n in UNITS)]
-    table("`holds` at alpha 5%: false positives where the mean lies on the bound, %: below / above", head, rows)
+    table(
+        f"`holds` at alpha {alpha:.0%}: false positives where the mean lies on the bound, %: below / above", head, rows
+    )
+
+
+def equivalence(n_sim: int, rng: np.random.Generator) -> None:
     rows = []
     for true, word in ((1.0, "on the margin"), (0.5, "half the margin"), (0.0, "none")):
         for sd in (0.5, 1.0):
@@ -221,7 +226,9 @@ def main() -> None:
     where = platform.processor() or platform.machine()
     print(f"{date.today()}, numpy {np.__version__}, scipy {scipy.__version__}, {where}")
     effects(1000 if quick else 10_000, numpy_stream(0, "effects"))
-    tests(1000 if quick else 10_000, numpy_stream(0, "tests"))
+    for alpha in (0.05, 0.02):
+        tests(1000 if quick else 10_000, alpha, numpy_stream(0, "tests"))
+    equivalence(1000 if quick else 10_000, numpy_stream(0, "equivalence"))
     ratios(40 if quick else 500, numpy_stream(0, "ratios"))
     priors(100 if quick else 1000, numpy_stream(0, "priors"))
     calibration(10 if quick else 100, numpy_stream(0, "calibration"))
