@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from foreknow.common import wording
 from foreknow.core.card import ROOMS
 from foreknow.core.evidence import find_evidence
 from foreknow.core.registry import Entry, catalogue, failures
@@ -185,6 +186,44 @@ def benchmark_table() -> str:
     return "\n\n".join(parts)
 
 
+STUDIES = {
+    "price-tabpfn-classes": "`tabpfn` (TabularClassifier)",
+    "price-tabpfn-numbers": "`tabpfn` (TabularRegressor)",
+    "price-pfn-classes": "`pfn`, classes",
+    "price-pfn-numbers": "`pfn`, one column to predict a number from",
+}
+"""Files of `benchmarks/price.py` -> what was priced."""
+
+
+def price_table() -> str:
+    """What the priors are worth on real tables, from evidence/price-*.json."""
+    parts = []
+    for name, title in STUDIES.items():
+        path = DOCS.parent / "evidence" / f"{name}.json"
+        if not path.is_file():
+            continue
+        record = json.loads(path.read_text(encoding="utf-8"))
+        told = {"difference": "", "sample_ratio": "x", "code_bits": "", "time_ratio": "x"}
+        rows = [
+            [one["arm"], *(wording.number(one[name], suffix=suffix) for name, suffix in told.items())]
+            for one in record["comparisons"]
+        ]
+        sizes, n_labels = record["sizes"], record["n_labels"]
+        said = f"{title}: {len(record['sources'])} real tables, {sizes[0]} to {sizes[-1]} rows"
+        head = ["With the prior, against", f"nats at {sizes[-1]} rows", "Worth in data", f"Bits on {n_labels} labels"]
+        parts += [f"**{said}**", table([*head, "Time"], rows)]
+    if not parts:
+        return "Not measured yet; `python benchmarks/price.py` measures it."
+    where = record["environment"]
+    parts.append(
+        f"Made by `python benchmarks/price.py` on {record['date']}, {where['n_cores']} cores of {where['processor']}, "
+        f"{len(record['seeds'])} shuffles of each table; 95% intervals are over tables. Negative nats are better; "
+        "`off` is the system without its prior, `wrong` a placebo of equal size and cost; the others are at their "
+        "defaults. `>= 8x` means that the sizes reach no further. Every number: `evidence/price-*.json`."
+    )
+    return "\n\n".join(parts)
+
+
 def limits_list() -> str:
     """Where each system loses: its failed claims, then the limits on its card."""
     lines = []
@@ -201,6 +240,7 @@ def readme(text: str) -> str:
     bodies = {
         "evidence": evidence_table(),
         "benchmark": benchmark_table(),
+        "price": price_table(),
         "limits": limits_list(),
         "catalogue": catalogue_table(),
     }

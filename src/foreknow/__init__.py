@@ -14,6 +14,7 @@ if _TYPE_CHECKING:
     from foreknow.core.prior import Prior, Simulator
     from foreknow.core.registry import catalogue, register
     from foreknow.core.system import System, load
+    from foreknow.pricing.study import price
     from foreknow.tasks.tabular.classifier import TabularClassifier
     from foreknow.tasks.tabular.regressor import TabularRegressor
 
@@ -30,6 +31,7 @@ _PUBLIC = {
     "catalogue": "foreknow.core.registry",
     "cite": "foreknow.core.cite",
     "load": "foreknow.core.system",
+    "price": "foreknow.pricing.study",
     "register": "foreknow.core.registry",
 }
 
@@ -47,6 +49,7 @@ __all__ = [
     "catalogue",
     "cite",
     "load",
+    "price",
     "register",
 ]
 

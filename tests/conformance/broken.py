@@ -259,6 +259,13 @@ class NeverOffDouble(NormalDouble):
         return self
 
 
+def _longer_with_placebo(self, X, y) -> None:
+    self.n_steps_ += self.prior == "wrong"
+
+
+system("placebo_keeps_budget", FeaturesDouble, _fit=fits(_longer_with_placebo, FeaturesDouble))
+system("placebo_keeps_budget", _wrong_prior=lambda self: self._paper_prior())
+system("placebo_keeps_budget", _wrong_prior=lambda self: self._paper_prior().off())
 system("prior_object_accepted", _fit=fits(_prefers_objects))
 system("off_keeps_budget", FeaturesDouble, _fit=fits(_longer_without, FeaturesDouble))
 system("off_keeps_budget", FeaturesDouble, _fit=fits(_wider_without, FeaturesDouble))

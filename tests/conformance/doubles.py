@@ -230,6 +230,9 @@ class RidgeDouble(System):
     def _paper_prior(self) -> Prior:
         return NormalDouble()
 
+    def _wrong_prior(self) -> Prior:
+        return NormalDouble(sd=0.05)
+
     def _features(self, X: np.ndarray) -> Tensor:
         rows = torch.from_numpy((np.array(X, dtype=np.float64) - self.center_) / self.scale_)
         return torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import foreknow
 from foreknow.common.errors import CapabilityError, ConfigError, ForeknowWarning, InputError
 from foreknow.common.rng import numpy_stream, torch_stream
 from foreknow.core.batch import Batch
+from foreknow.core.checkpoint import Checkpoint
 from foreknow.tasks import PFN, GPPrior, PFNNetwork, PFNSettings
-from foreknow.tasks.pfn.presets import GP_1D
+from foreknow.tasks.pfn.presets import ARMS, GP_1D, SHIPPED, prior_of
 from foreknow.tasks.pfn.priors.bnn import BNNPrior
+from foreknow.trained import weights_path
 
 TINY = PFNSettings(width=16, depth=1, n_heads=2, n_buckets=20, n_rows=16, batch_size=16, n_steps=5)
 
@@ -156,7 +159,7 @@ def test_the_arms_are_working_objects() -> None:
     [
         ({"task": "ranking"}, "task"),
         ({"preset": "huge"}, "preset"),
-        ({"weights": "shipped", "prior": "off"}, "shipped"),
+        ({"weights": "shipped", "prior": GPPrior(n_features=1)}, "shipped"),
         ({"prior": BNNPrior()}, "classification tasks"),
         ({"settings": 3}, "PFNSettings"),
         ({"weights": 3}, "weights"),
@@ -179,3 +182,29 @@ def test_predict_gives_quantiles() -> None:
         model.predict(x, quantiles=[0.0, 0.5])
     with pytest.raises(CapabilityError, match="no quantiles"):
         PFN(task="classification", random_state=0).fit(x, y > 0).predict(x, quantiles=[0.5])
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+@pytest.mark.parametrize("arm", ["off", "wrong"])
+def test_shipped_arms_were_fitted_to_the_priors_they_stand_for(task, arm):
+    path = weights_path(ARMS[task, arm])
+    network, prior = PFNNetwork.from_checkpoint(path)
+    shipped, _ = PFNNetwork.from_checkpoint(weights_path(SHIPPED[task]))
+    assert prior == prior_of(task, arm)
+    steps = [Checkpoint.load(weights_path(name)).training["steps"] for name in (ARMS[task, arm], SHIPPED[task])]
+    assert steps[0] == steps[1]
+    assert network.settings == replace(shipped.settings, n_steps=network.settings.n_steps)
+
+
+def test_the_arms_know_less_than_the_network_with_its_prior():
+    rng = np.random.default_rng(0)
+    losses = {}
+    for arm in ("paper", "off", "wrong"):
+        found = []
+        for _ in range(20):
+            x = np.sort(rng.uniform(size=24))[:, None]
+            y = np.sin(12 * x[:, 0]) + 0.05 * rng.normal(size=24)
+            dist = PFN(prior=arm).fit(x[::2], y[::2]).predict_dist(x[1::2])
+            found.append(-float(dist.log_prob(torch.as_tensor(y[1::2])).mean()))
+        losses[arm] = np.mean(found)
+    assert losses["paper"] < losses["wrong"] < losses["off"]

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from sklearn.base import clone
+from sklearn.datasets import load_iris
 from sklearn.exceptions import SkipTestWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -173,3 +175,15 @@ def test_bad_tables_are_refused() -> None:
         clone(QUICK).fit(np.ones((5, 2)) * np.arange(5)[:, None], ["a"] * 5)
     with pytest.raises(InputError, match=r"constant|no usable column"):
         clone(QUICK).fit(np.ones((6, 2)), [0, 1] * 3)
+
+
+def test_the_placebo_is_the_same_network_with_heads_exchanged():
+    X, y = load_iris(return_X_y=True)
+    right, wrong = (TabularClassifier(prior=arm, random_state=0).fit(X[::3], y[::3]) for arm in ("paper", "wrong"))
+    moved, placebo = [], wrong.network_.state_dict()
+    for name, one in right.network_.state_dict().items():
+        if not torch.equal(one, other := placebo[name]):
+            moved.append(name)
+            torch.testing.assert_close(one.sort(dim=1).values, other.sort(dim=1).values, rtol=0, atol=0)
+    assert moved == ["encoder.weight"]
+    assert wrong.prior_.off() == right.prior_.off()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
@@ -15,7 +13,9 @@ from foreknow.cli.cite import cite
 from foreknow.cli.common import guarded
 from foreknow.cli.doctor import doctor
 from foreknow.cli.list import list_
+from foreknow.cli.predict import predict
 from foreknow.cli.pretrain import pretrain
+from foreknow.cli.price import price
 from foreknow.cli.prove import prove
 from foreknow.cli.sample import sample
 from foreknow.cli.show import show
@@ -45,13 +45,14 @@ def _root(
     """Neural priors as objects: look at one, plug it in, switch it off, put a price on it."""
 
 
-if importlib.util.find_spec("foreknow.cli.predict"): app.command("predict")(guarded(importlib.import_module("foreknow.cli.predict").predict))  # noqa: E501, E701  # fmt: skip
 _VERBS: dict[str, Callable[..., None]] = {
+    "predict": predict,
     "apply": apply,
     "list": list_,
     "show": show,
     "cite": cite,
     "sample": sample,
+    "price": price,
     "prove": prove,
     "pretrain": pretrain,
     "doctor": doctor,

@@ -12,7 +12,9 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("lightning_fabric",),
     "frames": ("pandas", "pyarrow"),
     "polars": ("polars",),
+    "ray": ("ray",),
     "bench": ("catboost", "lightgbm", "xgboost"),
+    "studies": ("mnist1d", "requests"),
 }
 """Extra name -> the modules it brings. `pyproject.toml` lists the same packages; a test compares."""
 

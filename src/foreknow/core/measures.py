@@ -75,17 +75,16 @@ def expected_calibration_error(probs: ArrayLike, y: ArrayLike, n_bins: int = 10)
         n_bins: number of bins.
     """
     check_int("expected_calibration_error", "n_bins", n_bins, low=1)
-    p, codes = _probabilities("expected_calibration_error", probs, y)
+    p, codes = class_probabilities("expected_calibration_error", probs, y)
     confidence = p.max(1)
     gap = (p.argmax(1) == codes) - confidence
-    rank = np.searchsorted(np.sort(confidence), confidence, side="left")
-    sums = np.bincount(rank * n_bins // len(codes), weights=gap, minlength=n_bins)
+    sums = np.bincount(mass_bins(confidence, n_bins), weights=gap, minlength=n_bins)
     return float(np.abs(sums).sum() / len(codes))
 
 
 def brier(probs: ArrayLike, y: ArrayLike) -> float:
     """Brier score in its original form: mean over rows of the squared error summed over classes, from 0 to 2."""
-    p, codes = _probabilities("brier", probs, y)
+    p, codes = class_probabilities("brier", probs, y)
     return float(np.square(p - np.eye(p.shape[1])[codes]).sum(1).mean())
 
 
@@ -102,7 +101,7 @@ def auc_ovo(y: ArrayLike, probs: ArrayLike) -> float:
     """
     from sklearn.metrics import roc_auc_score
 
-    p, codes = _probabilities("auc_ovo", probs, y)
+    p, codes = class_probabilities("auc_ovo", probs, y)
     seen, codes = np.unique(codes, return_inverse=True)
     if len(seen) < 2:
         return math.nan
@@ -154,7 +153,12 @@ def paired_interval(
     return Interval(float(d.mean()), float(low), float(high), float(level), len(d))
 
 
-def _probabilities(owner: str, probs: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def mass_bins(values: NDArray[np.float64], n_bins: int) -> NDArray[np.intp]:
+    """Index of each value's bin, of `n_bins` with (nearly) as many values; equal values share a bin."""
+    return np.searchsorted(np.sort(values), values, side="left") * n_bins // len(values)
+
+
+def class_probabilities(owner: str, probs: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Checked probabilities (n, C), float64 rows summing to 1, and class codes (n,)."""
     p, codes = np.asarray(probs, dtype=np.float64), np.asarray(y)
     if p.ndim != 2 or codes.shape != p.shape[:1] or not len(codes):
@@ -163,8 +167,16 @@ def _probabilities(owner: str, probs: ArrayLike, y: ArrayLike) -> tuple[NDArray[
     if not (p >= 0).all() or not np.allclose(total, 1, atol=1e-3):
         bad = int(np.flatnonzero(~((p >= 0).all(1) & np.isclose(total, 1, atol=1e-3)))[0])
         raise InputError(f"{owner}: every row of probs must be >= 0 and sum to 1; row {bad} is {p[bad]!s:.80}.")
+    return p / total[:, None], class_codes(owner, codes, *p.shape)
+
+
+def class_codes(owner: str, y: ArrayLike, n: int, n_classes: int) -> NDArray[np.int64]:
+    """Checked class codes 0..n_classes-1, shape (n,)."""
+    codes = np.asarray(y)
+    if codes.shape != (n,):
+        raise InputError(f"{owner}: y must have shape ({n},), one class code a row, got {codes.shape}.")
     numeric = codes.dtype.kind in "biuf" and bool(np.isfinite(codes).all())
     whole = codes.astype(np.int64) if numeric else np.full(len(codes), -1)
-    if not (whole == codes).all() or whole.min() < 0 or whole.max() >= p.shape[1]:
-        raise InputError(f"{owner}: y must hold class codes 0..{p.shape[1] - 1}.", hint="Encode labels first.")
-    return p / total[:, None], whole
+    if not (whole == codes).all() or whole.min() < 0 or whole.max() >= n_classes:
+        raise InputError(f"{owner}: y must hold class codes 0..{n_classes - 1}.", hint="Encode labels first.")
+    return whole

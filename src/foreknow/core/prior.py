@@ -201,15 +201,14 @@ class Simulator(Prior):
         return Unrelated(self)
 
 
-@record
 @dataclass(frozen=True)
-class Unrelated(Simulator):
-    """The control arm of any simulator: its draws, with the targets of each task shuffled over the rows."""
+class _Derived(Simulator):
+    """A simulator made of another one, `base`: the same rows, columns and kind of target."""
 
     base: Simulator
 
     def __post_init__(self) -> None:
-        check_option("Unrelated", "base.target", self.base.target, TARGETS)
+        check_option(type(self).__name__, "base.target", self.base.target, TARGETS)
 
     @property
     def card(self) -> Card:  # type: ignore[override]
@@ -233,6 +232,12 @@ class Unrelated(Simulator):
         """Whether the base's tables may have missing cells."""
         return bool(getattr(self.base, "missing_values", False))
 
+
+@record
+@dataclass(frozen=True)
+class Unrelated(_Derived):
+    """The control arm of any simulator: its draws, with the targets of each task shuffled over the rows."""
+
     def _draw(
         self, n_tasks: int, n_rows: int, *, generator: Generator, device: torch.device, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
@@ -242,3 +247,20 @@ class Unrelated(Simulator):
 
     def off(self) -> Prior:
         return self
+
+
+@record
+@dataclass(frozen=True)
+class Misapplied(_Derived):
+    """A placebo: the base's own draws, but what a network learnt from them is applied to other parts than it was of.
+
+    The system says which parts change places. Size, training and cost of the network stay exactly the same.
+    """
+
+    def _draw(
+        self, n_tasks: int, n_rows: int, *, generator: Generator, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        return self.base._draw(n_tasks, n_rows, generator=generator, device=device, dtype=dtype)
+
+    def off(self) -> Prior:
+        return self.base.off()

@@ -138,6 +138,10 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
     def _paper_prior(self) -> Prior:
         """The prior of the paper, for `prior="paper"`."""
 
+    def _wrong_prior(self) -> Prior:
+        """The placebo of the paper, for `prior="wrong"`: as large and as dear as the right one, and mistaken."""
+        raise CapabilityError(f"{type(self).__name__} names no wrong prior.", hint="Use prior='off', or pass a Prior.")
+
     @abstractmethod
     def _fit(self, X: Any, y: NDArray[Any] | None) -> None:
         """Learn from checked data. Classes come as codes 0..k-1, `classes_` is set already."""
@@ -169,6 +173,26 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
     def prove(cls, *, preset: str = "small", seeds: int = 3, progress: ProgressCallback | None = None) -> Evidence:
         """Run the paper's small proof and return what was measured."""
         raise CapabilityError(f"{cls.__name__} has no proof yet.")
+
+    @classmethod
+    def priced_as(cls, task: str) -> System:
+        """The configuration that `foreknow price` measures on a target of this task; by default the plain one."""
+        return cls(**({"task": task} if "task" in cls._get_param_names() else {}))
+
+    @classmethod
+    def priced_on(cls, task: str) -> Mapping[str, Any]:
+        """Real data that `foreknow price` takes where the user brings none: name -> table pair (X, y) or source.
+
+        Systems of tables need not name any: the harness has scikit-learn's.
+        """
+        return {}
+
+    def plain_baselines(self) -> Mapping[str, Callable[[int], Any]]:
+        """The strongest simple methods of the field: name -> what builds an unfitted predictor from a seed.
+
+        Systems of tables need not name any: the harness has scikit-learn's and CatBoost.
+        """
+        return {}
 
     # Final public methods ----------------------------------------------------------------------------------
 
@@ -326,6 +350,17 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
         params = self.get_params(deep=False)
         return type(self)(**{**params, "prior": "off"})
 
+    @final
+    def with_wrong_prior(self) -> Self:
+        """The placebo arm: a fresh system with the same settings and a prior that is mistaken.
+
+        Raises:
+            CapabilityError: the paper's system names none.
+        """
+        self._wrong_prior()
+        params = self.get_params(deep=False)
+        return type(self)(**{**params, "prior": "wrong"})
+
     # Shared machinery --------------------------------------------------------------------------------------
 
     def _stream(self, *names: str) -> Generator:
@@ -341,9 +376,10 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
                 f"{type(self).__name__}: prior must be a Prior, 'paper' or 'off', got None.",
                 hint="For the control arm without a prior write prior='off'.",
             )
-        check_option(type(self).__name__, "prior", prior, ("paper", "off"))
-        paper = self._paper_prior()
-        return paper if prior == "paper" else paper.off()
+        check_option(type(self).__name__, "prior", prior, ("paper", "off", "wrong"))
+        if prior == "wrong":
+            return self._wrong_prior()
+        return self._paper_prior().off() if prior == "off" else self._paper_prior()
 
     def _read_y(self, y: Any, n_rows: int) -> NDArray[Any] | None:
         task = self._task()

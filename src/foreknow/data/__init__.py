@@ -16,6 +16,7 @@ _PUBLIC = {
     "TableEncoder": "foreknow.data.encoder",
     "Standardizer": "foreknow.data.standardizer",
     "Dataset": "foreknow.data.sets",
+    "Signals": "foreknow.data.mnist1d",
     "penguins": "foreknow.data.sets",
 }
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 from foreknow.common.errors import ConfigError
@@ -308,6 +309,12 @@ class Price:
         plain = _plain(dataclasses.asdict(self))
         assert isinstance(plain, dict)
         return {**plain, "line": self.line}
+
+    def report(self, path: str | Path) -> Path:
+        """Write the price as one self-contained HTML page and return its path."""
+        from foreknow.report.priced import write_price_page
+
+        return write_price_page(self.to_dict(), path)
 
     @property
     def line(self) -> str:

@@ -68,7 +68,12 @@ def on_table(system: System, example: Example) -> bool:
 
 def has_prior_on(system: System, example: Example) -> bool:
     """The example is not a control arm itself."""
-    return bool(system.get_params(deep=False).get("prior", "paper") != "off")
+    return system.get_params(deep=False).get("prior", "paper") not in ("off", "wrong")
+
+
+def has_placebo(system: System, example: Example) -> bool:
+    """The system names a wrong prior, and the example is not a control arm itself."""
+    return type(system)._wrong_prior is not System._wrong_prior and has_prior_on(system, example)
 
 
 # What it says of itself ------------------------------------------------------------------------------------------
@@ -372,6 +377,24 @@ def check_off_keeps_budget(system: System, example: Example) -> None:
     expect(off.prior_ != fitted.prior_, f"switched off, the prior is still {off.prior_!r}.")
     expect(off.prior_.off() == off.prior_, "switching off twice must be switching off once.")
     outputs(off, inputs.new_rows(example))
+
+
+@SYSTEMS.add(has_placebo)
+def check_placebo_keeps_budget(system: System, example: Example) -> None:
+    """With a wrong prior the system keeps settings, network size and steps, still works, and answers otherwise."""
+    observed = observe(system, example)
+    fitted, wrong = observed.system, observed.system.with_wrong_prior()
+    before, after = fitted.get_params(deep=False), wrong.get_params(deep=False)
+    changed = [name for name in before if name != "prior" and after[name] is not before[name]]
+    expect(not changed, f"with_wrong_prior() changed {', '.join(changed)}.")
+    wrong.fit(example.X, example.y)
+    expect(
+        budget(wrong) == budget(fitted), f"the budget with prior is {budget(fitted)}, with the wrong {budget(wrong)}."
+    )
+    expect(
+        wrong.prior_ not in (fitted.prior_, fitted.prior_.off()), f"the wrong prior is {wrong.prior_!r}, not another."
+    )
+    expect(differ(observed.outputs, outputs(wrong, inputs.new_rows(example))), "the wrong prior changes nothing.")
 
 
 # Saving ----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""Sizes, the paper's priors, and the two networks that ship."""
+"""Sizes, the paper's priors and what they are compared with, and the networks that ship."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,18 @@ from foreknow.core.prior import Simulator
 from foreknow.tasks.pfn.network import PFNNetwork, PFNSettings, pretrain_network
 from foreknow.tasks.pfn.priors.gp import GPPrior
 from foreknow.tasks.pfn.priors.hyper import Gamma
-from foreknow.tasks.pfn.priors.tabular import TabularBNNPrior
+from foreknow.tasks.pfn.priors.tabular import TabularBNNPrior, TabularGPPrior
 
 SHIPPED = {"regression": "pfn-gp-1d", "classification": "pfn-tabular"}
 """Task -> name of the network in `foreknow/trained`."""
+
+ARMS = {
+    ("regression", "off"): "pfn-gp-1d-off",
+    ("regression", "wrong"): "pfn-gp-1d-wrong",
+    ("classification", "off"): "pfn-tabular-off",
+    ("classification", "wrong"): "pfn-tabular-wrong",
+}
+"""Task and arm -> a network of the same sizes, seed and steps as the shipped one, fitted to the arm's prior."""
 
 # Gaussian processes in one dimension, inputs uniform on [0, 1], with unknown lengthscale and noise.
 GP_1D = GPPrior(n_features=1, kernel="rbf", lengthscale=Gamma(3.0, 6.0), noise=Gamma(1.0, 20.0))
@@ -66,6 +75,31 @@ def paper_prior(task: str) -> Simulator:
     return GP_1D if task == "regression" else TABULAR
 
 
+def wrong_prior(task: str) -> Simulator:
+    """The placebo: functions whose lengthscale is five times too long.
+
+    The tabular prior has no lengthscale, so its placebo draws labels from a Gaussian process of tables instead, five
+    times as smooth as the published one.
+    """
+    if task == "regression":
+        return replace(GP_1D, lengthscale=Gamma(3.0, 6.0).scaled(5))
+    long = 5 * math.log1p(math.exp(TabularGPPrior.raw_lengthscale))
+    shape = {
+        name: getattr(TABULAR, name) for name in ("n_features", "n_classes", "p_categorical", "p_missing", "p_warped")
+    }
+    return TabularGPPrior(**shape, raw_lengthscale=math.log(math.expm1(long)))
+
+
+def prior_of(task: str, arm: str) -> Simulator:
+    """The prior that the network of an arm, "on", "off" or "wrong", is fitted to."""
+    if arm == "wrong":
+        return wrong_prior(task)
+    prior = paper_prior(task)
+    off = prior.off()
+    assert isinstance(off, Simulator)
+    return off if arm == "off" else prior
+
+
 def preset_settings(preset: str, task: str) -> PFNSettings:
     """Sizes and budget of a preset."""
     return _PRESETS[preset, task]
@@ -87,7 +121,7 @@ def pretrain_shipped(
     """Train one of the shipped networks, or go on with it.
 
     Args:
-        name: a value of `SHIPPED`; the regression network by default.
+        name: a value of `SHIPPED` or `ARMS`; the regression network by default.
         minutes: wall-clock budget; the schedule finishes within it.
         n_steps: steps instead.
         preset: a preset's sizes instead of those of the shipped network.
@@ -100,15 +134,15 @@ def pretrain_shipped(
     Returns:
         Paths, steps, seconds and the last loss.
     """
-    chosen = check_option("pfn", "weights", name or SHIPPED["regression"], tuple(SHIPPED.values()))
-    task = next(task for task, known in SHIPPED.items() if known == chosen)
+    known = {shipped: (task, "on") for task, shipped in SHIPPED.items()} | {arm: key for key, arm in ARMS.items()}
+    task, role = known[chosen := check_option("pfn", "weights", name or SHIPPED["regression"], tuple(known))]
     if minutes is not None and n_steps is not None:
         raise ConfigError("pretrain: give minutes or steps, not both.")
-    settings = preset_settings(preset, task) if preset else _SHIPPED_SETTINGS[chosen]
+    settings = preset_settings(preset, task) if preset else _SHIPPED_SETTINGS[SHIPPED[task]]
     if n_steps is not None:
         settings = replace(settings, n_steps=check_int("pretrain", "n_steps", n_steps, low=1))
     out.mkdir(parents=True, exist_ok=True)
-    prior = paper_prior(task)
+    prior = prior_of(task, role)
     state, log = out / f"{chosen}.state.safetensors", out / f"{chosen}.log.jsonl"
     network, result = pretrain_network(
         prior,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,8 +29,8 @@ from foreknow.core.system import PRESETS, Example, State, System, Tags
 from foreknow.nn.attention import ContextCache
 from foreknow.tasks.pfn.card import CARD
 from foreknow.tasks.pfn.network import PFNNetwork, PFNSettings, build_network, pretrain_network
-from foreknow.tasks.pfn.presets import SHIPPED, paper_prior, preset_settings
-from foreknow.trained import weights_path
+from foreknow.tasks.pfn.presets import ARMS, SHIPPED, paper_prior, preset_settings, wrong_prior
+from foreknow.trained import shipped, weights_path
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ class PFN(System):
     `Simulator` trains a network first: call `pretrain` once, or let `fit` do it.
 
     Args:
-        prior: a `Simulator`, "paper", or "off" (the paper's tables with targets shuffled over rows).
+        prior: a `Simulator`, "paper", "off" (the paper's tables with targets shuffled over rows) or "wrong" (a
+            placebo, functions five times too smooth).
         task: "regression" or "classification"; must agree with the prior.
         weights: "auto" (shipped where the prior is the paper's, else "fit"), "shipped", "fit", or the path of a
             file that `pretrain(...).save_network(path)` wrote.
@@ -245,7 +247,7 @@ class PFN(System):
             raise ConfigError(f"PFN: weights must be 'auto', 'shipped', 'fit' or a path, got {self.weights!r}.")
         if self.settings is not None and not isinstance(self.settings, PFNSettings):
             raise ConfigError(f"PFN: settings must be a PFNSettings, got {type(self.settings).__name__}.")
-        if self.weights == "shipped" and self.prior != "paper":
+        if self.weights == "shipped" and not isinstance(self.prior, str):
             raise ConfigError(
                 "PFN: the shipped networks were fitted to the paper's priors; another prior needs its own network.",
                 hint="Use weights='fit', or prior='paper'.",
@@ -256,6 +258,9 @@ class PFN(System):
 
     def _paper_prior(self) -> Simulator:
         return paper_prior(self.task)
+
+    def _wrong_prior(self) -> Simulator:
+        return wrong_prior(self.task)
 
     def _fit(self, X: NDArray[np.float64], y: NDArray[Any] | None) -> None:
         assert y is not None  # the base class refuses a missing target
@@ -323,6 +328,16 @@ class PFN(System):
         ]
 
     @classmethod
+    def priced_on(cls, task: str) -> Mapping[str, Any]:
+        """Tables as narrow as the shipped networks: 20 columns for classes, one for numbers."""
+        from sklearn import datasets
+
+        if task == "regression":
+            X, y = datasets.load_diabetes(return_X_y=True)
+            return {"diabetes by body mass": (X[:, [2]], y)}
+        return {"iris": datasets.load_iris(return_X_y=True), "wine": datasets.load_wine(return_X_y=True)}
+
+    @classmethod
     def prove(cls, *, preset: str = "small", seeds: int = 3, progress: ProgressCallback | None = None) -> Evidence:
         """Small proofs A (gap to the exact posterior), B (speed against MLE-II), C (calibration)."""
         from foreknow.tasks.pfn.proof import prove
@@ -352,6 +367,9 @@ class PFN(System):
             )
         return prior
 
+    def _shipped_name(self) -> str:
+        return SHIPPED[self.task] if self.prior == "paper" else ARMS[self.task, str(self.prior)]
+
     def _network_settings(self) -> PFNSettings:
         return self.settings or preset_settings(self.preset, self.task)
 
@@ -364,11 +382,12 @@ class PFN(System):
         if getattr(self, "_pretrained_for", None) == self._network_key():
             return self.network_, self._simulator()
         if source == "auto":
-            source = "shipped" if self.prior == "paper" and self.settings is None else "fit"
+            named = isinstance(self.prior, str) and self.settings is None
+            source = "shipped" if named and self._shipped_name() in shipped() else "fit"
         if source == "fit":
             self.pretrain()
             return self.network_, self._simulator()
-        path = weights_path(SHIPPED[self.task]) if source == "shipped" else Path(source)
+        path = weights_path(self._shipped_name()) if source == "shipped" else Path(source)
         network, prior = _shipped(path) if source == "shipped" else PFNNetwork.from_checkpoint(path)
         if source != "shipped" and self.prior != "paper" and self._resolve_prior() != prior:
             raise ConfigError(

@@ -230,6 +230,14 @@ class TabPFN(System):
         ]
 
     @classmethod
+    def priced_as(cls, task: str) -> System:
+        """The estimator that users of this paper are given: `TabularClassifier` or `TabularRegressor`."""
+        from foreknow.tasks.tabular.classifier import TabularClassifier
+        from foreknow.tasks.tabular.regressor import TabularRegressor
+
+        return TabularClassifier() if task == "classification" else TabularRegressor()
+
+    @classmethod
     def prove(cls, *, preset: str = "small", seeds: int = 3, progress: ProgressCallback | None = None) -> Evidence:
         """Real tables, what the prior is worth, a network trained from nothing; see `foreknow prove`."""
         from foreknow.tasks.tabpfn.proof import prove

@@ -17,7 +17,7 @@ from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import numpy_stream
 from foreknow.common.validate import check_int
 from foreknow.core.predictive import Predictive
-from foreknow.core.prior import Prior
+from foreknow.core.prior import Misapplied, Prior, Simulator
 from foreknow.core.system import State, System, Tags
 from foreknow.data.encoder import EncodingNote, TableEncoder
 from foreknow.data.table import Table, as_table
@@ -122,15 +122,18 @@ class TabularEstimator(System):
         if not isinstance(self.weights, str):
             raise ConfigError(f"{owner}: weights must be 'shipped' or a path, got {self.weights!r}.")
         paper = self._paper_prior()
-        if isinstance(self.prior, Prior) and self.prior not in (paper, paper.off()):
+        if isinstance(self.prior, Prior) and self.prior not in (paper, paper.off(), self._wrong_prior()):
             raise ConfigError(
-                f"{owner}: prior must be 'paper' or 'off'; its network was fitted to one mixture.",
+                f"{owner}: prior must be 'paper', 'off' or 'wrong'; its network was fitted to one mixture.",
                 hint="Fit a network to your own prior with foreknow.tasks.tabular.training.pretrain_stack, "
                 "save it, and pass weights=PATH.",
             )
 
-    def _paper_prior(self) -> Prior:
+    def _paper_prior(self) -> Simulator:
         return paper_prior(self._task())
+
+    def _wrong_prior(self) -> Prior:
+        return Misapplied(self._paper_prior())
 
     def _read_X(self, X: object, *, fitting: bool) -> Table:
         return as_table(X, owner=type(self).__name__)
@@ -170,7 +173,9 @@ class TabularEstimator(System):
         task = self._task()
         path = weights_path(SHIPPED[task]) if self.weights == "shipped" else self.weights
         network = StackNetwork.from_checkpoint(path, task)
-        if self.prior_ != self._paper_prior():
+        if self.prior_ == self._wrong_prior():
+            network.misapply()
+        elif self.prior_ != self._paper_prior():
             network.silence()
         self.network_ = network.to(self.device_).double()
         with torch.inference_mode():

@@ -37,7 +37,8 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc
         max_columns: most columns a member uses; from more each takes a random subset.
         weights: "shipped" or the path of a network file.
         prior: "paper" (the mixture the network was fitted to; see `foreknow sample`), or "off": the network's
-            reading is switched off and the heads are combined by their leave-one-out errors alone.
+            reading is switched off and the heads are combined by their leave-one-out errors alone; or "wrong": a
+            placebo, in which the network does with each head what it learnt to do with another.
         random_state: seed of the random trees and samples.
         device: "auto", "cpu", "cuda".
 

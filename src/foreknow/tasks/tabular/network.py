@@ -148,6 +148,17 @@ class StackNetwork(nn.Module, ABC):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    @torch.no_grad()
+    def misapply(self) -> None:
+        """A placebo: what the network learnt to do with each head, it does with another one, half the list away.
+
+        It still reads every head's score and error as of one and the same head, and as many parameters act.
+        """
+        h = self.settings.heads.n_scores - 1  # the combination, last, keeps its place
+        weight = self.encoder.weight
+        for start in (0, weight.shape[1] - h - 1):
+            weight[:, start : start + h] = weight[:, start : start + h].roll(h // 2, dims=1)
+
     def to_checkpoint(self, prior: object, training: dict[str, Any]) -> Checkpoint:
         """The network, the prior it was fitted to and how, ready to be saved."""
         config = {"settings": to_json(self.settings), "prior": to_json(prior)}
