@@ -74,6 +74,7 @@ def where_it_loses(record: Record) -> str:
 def placebo(record: Record, comparison: Record) -> str:
     """What the result against a placebo or a simple method means."""
     found, arm = verdict(comparison["difference"]), comparison["arm"]
+    named = capitalised(arm)
     if comparison["role"] == "wrong":
         return {
             "better": f"The placebo {arm} does worse than the prior: what it says matters, not only that there is one.",
@@ -84,9 +85,9 @@ def placebo(record: Record, comparison: Record) -> str:
         }.get(found, f"Whether the placebo {arm} does worse than the prior is not settled by these runs.")
     if comparison["role"] == "plain":
         return {
-            "better": f"{arm}, a simple method, does worse than the system.",
-            "worse": f"{arm}, a simple method, does better than the system: prefer it here.",
-            "none": f"{arm}, a simple method, does as well as the system.",
+            "better": f"{named}, a simple method, does worse than the system.",
+            "worse": f"{named}, a simple method, does better than the system: prefer it here.",
+            "none": f"{named}, a simple method, does as well as the system.",
         }.get(found, f"Whether {arm}, a simple method, does worse than the system is not settled by these runs.")
     return ""
 
@@ -106,6 +107,11 @@ def seeds_counted(record: Record) -> str:
 def no_effect(difference: Record) -> str:
     """The words "no effect within" and the margin where equivalence was shown, else nothing."""
     return f"no effect within ±{figure(difference['margin'])}" if _is_equivalent(difference) else ""
+
+
+def capitalised(text: str) -> str:
+    """The first letter large, the others as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def rung_of(estimate: Record) -> str:
@@ -150,7 +156,7 @@ def _difference(record: Record, comparison: Record) -> str:
     if found == "worse":
         if prior:
             return f"The prior costs {said} of {loss} {at}: without it the loss is lower."
-        return f"{arm} wins: its {loss} is {said} lower than the system's {at}."
+        return f"{capitalised(arm)} wins: its {loss} is {said} lower than the system's {at}."
     span = interval(difference["low"], difference["high"])
     if found == "none":
         same = "is the same with and without the prior" if prior else f"of the system and of {arm} is the same"
@@ -179,7 +185,7 @@ def _sample_ratio(comparison: Record) -> str:
         return f"How much more data {other} needs is not known{_because(ratio)}."
     amount = f"{_bound(ratio)}{figure(ratio['value'])} times the data{interval(ratio['low'], ratio['high'])}"
     only = "only " if known(ratio["high"]) and ratio["high"] < 1 else ""
-    return f"{_capital(other)} needs {only}{amount} to reach the same loss{_because(ratio)}."
+    return f"{capitalised(other)} needs {only}{amount} to reach the same loss{_because(ratio)}."
 
 
 def _code_bits(record: Record, comparison: Record) -> str:
@@ -210,10 +216,6 @@ def _cost(comparison: Record) -> str:
 
 def _other(comparison: Record) -> str:
     return "the system without its prior" if comparison["role"] == "off" else str(comparison["arm"])
-
-
-def _capital(text: str) -> str:
-    return "The" + text[3:] if text.startswith("the ") else text
 
 
 def _bound(estimate: Record) -> str:

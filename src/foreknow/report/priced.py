@@ -14,7 +14,7 @@ from typing import Any
 
 from foreknow.common.errors import InputError
 from foreknow.common.files import write_text
-from foreknow.common.wording import figure, interval, known, printable
+from foreknow.common.wording import figure, interval, known, printable, three_digits
 from foreknow.report import price_words as words
 from foreknow.report.html import page_environment
 from foreknow.viz import priced as pictures
@@ -75,7 +75,9 @@ def price_page(record: Mapping[str, Any]) -> str:
 
     price = checked(record)
     environment = page_environment()
-    environment.filters.update(seconds=_seconds, measure=measure_name, role=role_name, capitalize_first=_capitalised)
+    environment.filters.update(
+        seconds=_seconds, measure=measure_name, role=role_name, capitalize_first=words.capitalised
+    )
     comparisons = [row for row in price["comparisons"] if known(row["difference"]["value"])]
     return environment.get_template("price.html").render(
         price=price, words=words, verdict=words.verdict(comparisons[0]["difference"]) if comparisons else "alone",
@@ -85,8 +87,7 @@ def price_page(record: Mapping[str, Any]) -> str:
         placebos=[text for row in price["comparisons"] if (text := words.placebo(price, row))],
         calibrations=list(_calibrations(price)), bins=list(_bins(price)),
         losses=[_loss(price, loss) for loss in price["losses"]], sources=_sources(price),
-        by_source=[(source["name"], [comparison_row(price, row) for row in source["comparisons"]])
-                   for source in price["sources"] if source.get("comparisons")],
+        by_source=list(_by_source(price)),
         environment=list(flat(price["environment"])), settings=[(arm["name"], list(flat(arm["settings"])))
                                                                 for arm in price["arms"] if arm["settings"]],
         rungs=_rungs(price), source_facts=[pair for source in price["sources"] for pair in flat(source)],
@@ -168,13 +169,8 @@ def _estimate(estimate: Mapping[str, Any], *, suffix: str) -> Cell:
 def _mean(mean: float | None, low: float | None, high: float | None) -> Cell:
     if mean is None:
         return Cell(NOTHING)
-    ends = () if low is None or high is None else (f"{_digits(low)} to {_digits(high)}",)
-    return Cell(_digits(mean), ends)
-
-
-def _digits(value: float) -> str:
-    """Three digits, as losses of arms may lie close together."""
-    return figure(value) if value == 0 or abs(value) >= 100 else f"{value:#.3g}"
+    ends = () if low is None or high is None else (f"{three_digits(low)} to {three_digits(high)}",)
+    return Cell(three_digits(mean), ends)
 
 
 def _times(price: Mapping[str, Any]) -> list[tuple[str, list[Cell]]]:
@@ -254,7 +250,7 @@ def _loss(price: Mapping[str, Any], loss: Mapping[str, Any]) -> dict[str, str]:
 def _sources(price: Mapping[str, Any]) -> dict[str, Any]:
     """Several sources as one table: a row a source, a column a fact that one of them has."""
     rows = [
-        dict(flat({key: value for key, value in source.items() if key not in ("name", "hash", "comparisons")}))
+        dict(flat({key: value for key, value in source.items() if key not in ("name", "hash")}))
         for source in price["sources"]
     ]
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -266,6 +262,15 @@ def _sources(price: Mapping[str, Any]) -> dict[str, Any]:
             for source, row, n in zip(price["sources"], rows, lost, strict=True)
         ],
     }
+
+
+def _by_source(price: Mapping[str, Any]) -> Iterable[tuple[str, list[str]]]:
+    """The main loss of every arm at the largest size, one row a source: then the sources are the units."""
+    names = [source["name"] for source in price["sources"]]
+    curves = [arm["curves"].get(price["measure"], {"units": ()})["units"] for arm in price["arms"]]
+    if len(names) > 1 and all(len(units) == len(names) for units in curves):
+        for index, name in enumerate(names):
+            yield name, [NOTHING if units[index][-1] is None else three_digits(units[index][-1]) for units in curves]
 
 
 def _rungs(price: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -321,11 +326,6 @@ def _clean(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_clean(item) for item in value]
     return value
-
-
-def _capitalised(text: str) -> str:
-    """The first letter large, the others as they are."""
-    return text[:1].upper() + text[1:]
 
 
 def _leaf(value: Any) -> str:

@@ -123,7 +123,9 @@ class InductiveBias(System):
         if self._task() == "classification":
             known = np.isin(np.asarray(y_test), self.classes_)
             if not known.all():
-                raise InputError(f"InductiveBias: y_test holds classes that training did not, first at row {(~known).argmax()}.")
+                raise InputError(
+                    f"InductiveBias: y_test holds classes that training did not, first at row {(~known).argmax()}."
+                )
             target = np.eye(len(self.classes_))[np.searchsorted(self.classes_, np.asarray(y_test))]
         else:
             target = (np.asarray(y_test, dtype=np.float64) - self.shift_) / self.scale_
