@@ -18,6 +18,11 @@ def figure(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}" if abs(value) < 1 else f"{value:.3g}"
 
 
+def three_digits(value: float) -> str:
+    """Three digits that matter, zeros at the end kept: for columns of numbers that may lie close together."""
+    return figure(value) if value == 0 or abs(value) >= 100 else f"{value:#.3g}"
+
+
 def known(value: float | None) -> bool:
     """Whether `value` is a finite number: records hold NaN, their JSON None, where there is none."""
     return value is not None and math.isfinite(value)

@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 ROLE_WORDS = {
     "on": "the system with its prior",
     "off": "the same without the prior",
-    "wrong": "placebo: a prior that should not help",
+    "wrong": "a prior that should not help",
     "plain": "a simple method of the field",
     "reference": "shown beside the others, no part of the price",
 }
@@ -74,6 +74,7 @@ def where_it_loses(record: Record) -> str:
 def placebo(record: Record, comparison: Record) -> str:
     """What the result against a placebo or a simple method means."""
     found, arm = verdict(comparison["difference"]), comparison["arm"]
+    named = capitalised(arm)
     if comparison["role"] == "wrong":
         return {
             "better": f"The placebo {arm} does worse than the prior: what it says matters, not only that there is one.",
@@ -84,9 +85,9 @@ def placebo(record: Record, comparison: Record) -> str:
         }.get(found, f"Whether the placebo {arm} does worse than the prior is not settled by these runs.")
     if comparison["role"] == "plain":
         return {
-            "better": f"{arm}, a simple method, does worse than the system.",
-            "worse": f"{arm}, a simple method, does better than the system: prefer it here.",
-            "none": f"{arm}, a simple method, does as well as the system.",
+            "better": f"{named}, a simple method, does worse than the system.",
+            "worse": f"{named}, a simple method, does better than the system: prefer it here.",
+            "none": f"{named}, a simple method, does as well as the system.",
         }.get(found, f"Whether {arm}, a simple method, does worse than the system is not settled by these runs.")
     return ""
 
@@ -106,6 +107,11 @@ def seeds_counted(record: Record) -> str:
 def no_effect(difference: Record) -> str:
     """The words "no effect within" and the margin where equivalence was shown, else nothing."""
     return f"no effect within ±{figure(difference['margin'])}" if _is_equivalent(difference) else ""
+
+
+def capitalised(text: str) -> str:
+    """The first letter large, the others as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def rung_of(estimate: Record) -> str:
@@ -150,7 +156,7 @@ def _difference(record: Record, comparison: Record) -> str:
     if found == "worse":
         if prior:
             return f"The prior costs {said} of {loss} {at}: without it the loss is lower."
-        return f"{arm} wins: its {loss} is {said} lower than the system's {at}."
+        return f"{capitalised(arm)} wins: its {loss} is {said} lower than the system's {at}."
     span = interval(difference["low"], difference["high"])
     if found == "none":
         same = "is the same with and without the prior" if prior else f"of the system and of {arm} is the same"
@@ -179,13 +185,13 @@ def _sample_ratio(comparison: Record) -> str:
         return f"How much more data {other} needs is not known{_because(ratio)}."
     amount = f"{_bound(ratio)}{figure(ratio['value'])} times the data{interval(ratio['low'], ratio['high'])}"
     only = "only " if known(ratio["high"]) and ratio["high"] < 1 else ""
-    return f"{_capital(other)} needs {only}{amount} to reach the same loss{_because(ratio)}."
+    return f"{capitalised(other)} needs {only}{amount} to reach the same loss{_because(ratio)}."
 
 
 def _code_bits(record: Record, comparison: Record) -> str:
     bits = comparison["code_bits"]
     if not known(bits["value"]):
-        return ""
+        return f"How many bits it saves is not known{_because(bits)}." if bits["note"] else ""
     word = "fewer" if bits["value"] >= 0 else "more"
     other = "without the prior" if comparison["role"] == "off" else f"with {comparison['arm']}"
     return f"To write down the {record['n_labels']} labels it takes {_size(bits)} bits {word} than {other}{_how(bits)}."
@@ -194,7 +200,7 @@ def _code_bits(record: Record, comparison: Record) -> str:
 def _matched_bits(comparison: Record) -> str:
     bits = comparison["matched_bits"]
     if not known(bits["value"]):
-        return ""
+        return f"How much luck would make up for it is not known{_because(bits)}." if bits["note"] else ""
     lucky, typical = (_other(comparison), "on") if bits["value"] >= 0 else ("on", _other(comparison))
     return f"To do as well as a typical run of {typical}, {lucky} needs {_size(bits)} bits of luck{_how(bits)}."
 
@@ -210,10 +216,6 @@ def _cost(comparison: Record) -> str:
 
 def _other(comparison: Record) -> str:
     return "the system without its prior" if comparison["role"] == "off" else str(comparison["arm"])
-
-
-def _capital(text: str) -> str:
-    return "The" + text[3:] if text.startswith("the ") else text
 
 
 def _bound(estimate: Record) -> str:
@@ -236,7 +238,7 @@ def _ends(estimate: Record, turned: bool) -> str:
 
 
 def _how(estimate: Record) -> str:
-    found = rung_of(estimate)
+    found = "; ".join(filter(None, [rung_of(estimate), estimate["note"]]))
     return f" ({found})" if found else ""
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from foreknow.common.errors import InputError
 from foreknow.common.files import write_text
-from foreknow.common.wording import figure, interval, known, printable
+from foreknow.common.wording import figure, interval, known, printable, three_digits
 from foreknow.report import price_words as words
 from foreknow.report.html import page_environment
 from foreknow.viz import priced as pictures
-from foreknow.viz.priced import measure_name
+from foreknow.viz.priced import measure_name, role_name
 from foreknow.viz.style import to_svg
 
 MAX_PICTURED = 8
@@ -48,7 +48,7 @@ class Cell:
     """A cell of a table: the number, and what stands below it in small."""
 
     text: str
-    small: str = ""
+    small: tuple[str, ...] = ()
 
 
 def write_price_page(record: Mapping[str, Any], path: str | Path) -> Path:
@@ -75,7 +75,9 @@ def price_page(record: Mapping[str, Any]) -> str:
 
     price = checked(record)
     environment = page_environment()
-    environment.filters.update(seconds=_seconds, measure=measure_name, capitalize_first=_capitalised)
+    environment.filters.update(
+        seconds=_seconds, measure=measure_name, role=role_name, capitalize_first=words.capitalised
+    )
     comparisons = [row for row in price["comparisons"] if known(row["difference"]["value"])]
     return environment.get_template("price.html").render(
         price=price, words=words, verdict=words.verdict(comparisons[0]["difference"]) if comparisons else "alone",
@@ -83,10 +85,9 @@ def price_page(record: Mapping[str, Any]) -> str:
         comparisons=[comparison_row(price, row) for row in price["comparisons"]],
         details=list(_details(price["comparisons"])), times=_times(price), facts=_facts(price),
         placebos=[text for row in price["comparisons"] if (text := words.placebo(price, row))],
-        calibrations=_calibrations(price), bins=list(_bins(price)),
+        calibrations=list(_calibrations(price)), bins=list(_bins(price)),
         losses=[_loss(price, loss) for loss in price["losses"]], sources=_sources(price),
-        by_source=[(source["name"], [comparison_row(price, row) for row in source["comparisons"]])
-                   for source in price["sources"] if source.get("comparisons")],
+        by_source=list(_by_source(price)),
         environment=list(flat(price["environment"])), settings=[(arm["name"], list(flat(arm["settings"])))
                                                                 for arm in price["arms"] if arm["settings"]],
         rungs=_rungs(price), source_facts=[pair for source in price["sources"] for pair in flat(source)],
@@ -125,16 +126,13 @@ def measures(price: Mapping[str, Any]) -> list[str]:
 
 def comparison_row(price: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     """One comparison as the table and the sentences show it."""
-    difference = row["difference"]
-    cells = {
-        "difference": Cell(words.plain_number(difference, signed=True), words.no_effect(difference)),
-        "sample_ratio": Cell(words.plain_number(row["sample_ratio"], suffix="x"), words.rung_of(row["sample_ratio"])),
-        "code_bits": Cell(words.plain_number(row["code_bits"], signed=True), words.rung_of(row["code_bits"])),
-        "matched_bits": Cell(words.plain_number(row["matched_bits"], signed=True), words.rung_of(row["matched_bits"])),
-        "time_ratio": Cell(words.plain_number(row["time_ratio"], suffix="x")),
-        "memory_ratio": Cell(words.plain_number(row["memory_ratio"], suffix="x")),
+    cells = {key: _estimate(row[key], suffix="x" if key.endswith("_ratio") else "") for key, _ in QUANTITIES}
+    return {
+        **row,
+        "cells": cells,
+        "verdict": words.verdict(row["difference"]),
+        "sentences": words.sentences(price, row),
     }
-    return {**row, "cells": cells, "verdict": words.verdict(difference), "sentences": words.sentences(price, row)}
 
 
 def flat(mapping: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
@@ -161,10 +159,18 @@ def _measure_table(price: Mapping[str, Any], measure: str) -> dict[str, Any]:
     return {"key": measure, "name": measure_name(measure), "rows": rows}
 
 
+def _estimate(estimate: Mapping[str, Any], *, suffix: str) -> Cell:
+    """The number over its interval, how it was found, and whether it counts as none."""
+    value = words.plain_number({**estimate, "low": None}, suffix=suffix, signed=not suffix)
+    span = interval(estimate["low"], estimate["high"]).strip() if known(estimate["value"]) else ""
+    return Cell(value, tuple(filter(None, [span, words.rung_of(estimate), words.no_effect(estimate)])))
+
+
 def _mean(mean: float | None, low: float | None, high: float | None) -> Cell:
     if mean is None:
         return Cell(NOTHING)
-    return Cell(figure(mean), interval(low, high).strip())
+    ends = () if low is None or high is None else (f"{three_digits(low)} to {three_digits(high)}",)
+    return Cell(three_digits(mean), ends)
 
 
 def _times(price: Mapping[str, Any]) -> list[tuple[str, list[Cell]]]:
@@ -177,7 +183,7 @@ def _times(price: Mapping[str, Any]) -> list[tuple[str, list[Cell]]]:
 def _details(comparisons: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, list[tuple[str, ...]]]]:
     """Everything that is known of every estimate, one row a quantity."""
     for row in comparisons:
-        found = []
+        found: list[tuple[str, ...]] = []
         for key, name in QUANTITIES:
             e = row[key]
             found.append((
@@ -216,19 +222,12 @@ def _source_line(price: Mapping[str, Any], source: Mapping[str, Any]) -> str:
     return f"{source['name']}" + (f", {n} {price['unit_of_data']}" if n is not None else "")
 
 
-def _calibrations(price: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found = []
+def _calibrations(price: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
     for arm in price["arms"]:
-        calibration = arm["calibration"]
-        if calibration:
-            keys = dict.fromkeys([*calibration["before"], *calibration["after"]])
-            pairs = [
-                (measure_name(key), _number(calibration["before"].get(key)), _number(calibration["after"].get(key)))
-                for key in keys
-            ]
-            found.append({"arm": arm["name"], "size": calibration["size"],
-                          "temperature": _number(calibration["temperature"]), "pairs": pairs})  # fmt: skip
-    return found
+        found = arm["calibration"]
+        for key in dict.fromkeys([*found["before"], *found["after"]]) if found else ():
+            before, after = (_number(found[when].get(key)) for when in ("before", "after"))
+            yield arm["name"], str(found["size"]), _number(found["temperature"]), measure_name(key), before, after
 
 
 def _bins(price: Mapping[str, Any]) -> Iterable[tuple[str, str, list[str]]]:
@@ -251,7 +250,7 @@ def _loss(price: Mapping[str, Any], loss: Mapping[str, Any]) -> dict[str, str]:
 def _sources(price: Mapping[str, Any]) -> dict[str, Any]:
     """Several sources as one table: a row a source, a column a fact that one of them has."""
     rows = [
-        dict(flat({key: value for key, value in source.items() if key not in ("name", "hash", "comparisons")}))
+        dict(flat({key: value for key, value in source.items() if key not in ("name", "hash")}))
         for source in price["sources"]
     ]
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -263,6 +262,15 @@ def _sources(price: Mapping[str, Any]) -> dict[str, Any]:
             for source, row, n in zip(price["sources"], rows, lost, strict=True)
         ],
     }
+
+
+def _by_source(price: Mapping[str, Any]) -> Iterable[tuple[str, list[str]]]:
+    """The main loss of every arm at the largest size, one row a source: then the sources are the units."""
+    names = [source["name"] for source in price["sources"]]
+    curves = [arm["curves"].get(price["measure"], {"units": ()})["units"] for arm in price["arms"]]
+    if len(names) > 1 and all(len(units) == len(names) for units in curves):
+        for index, name in enumerate(names):
+            yield name, [NOTHING if units[index][-1] is None else three_digits(units[index][-1]) for units in curves]
 
 
 def _rungs(price: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -320,11 +328,6 @@ def _clean(value: Any) -> Any:
     return value
 
 
-def _capitalised(text: str) -> str:
-    """The first letter large, the others as they are."""
-    return text[:1].upper() + text[1:]
-
-
 def _leaf(value: Any) -> str:
     if value is None or value == "" or value == []:
         return NOTHING
@@ -358,5 +361,5 @@ def _seconds(seconds: float | None) -> str:
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
-def _memory(mebibytes: float | None) -> str:
-    return "" if mebibytes is None else f"{figure(mebibytes)} MiB"
+def _memory(mebibytes: float | None) -> tuple[str, ...]:
+    return () if mebibytes is None else (f"{figure(mebibytes)} MiB",)

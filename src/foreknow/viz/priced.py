@@ -37,6 +37,7 @@ OTHERS = tuple(COLOURS[index] for index in (5, 2, 6, 3, 1, 4, 7))
 
 NAMES = {
     "log_loss": "log-loss",
+    "log_loss_as_is": "log-loss as stated",
     "rmse": "RMSE",
     "mae": "mean absolute error",
     "nll": "negative log density",
@@ -53,6 +54,11 @@ WIDE = 20.0
 def measure_name(measure: str) -> str:
     """A measure's key as people call it."""
     return NAMES.get(measure, measure.replace("_", " "))
+
+
+def role_name(role: str) -> str:
+    """A role as people call it."""
+    return "placebo" if role == "wrong" else role
 
 
 @styled
@@ -160,7 +166,7 @@ def price_forest(record: Mapping[str, Any]) -> Figure:
         _one_panel(axes, panel, rows, places)
         title = f"difference in {_with_unit(record, record['measure'])}" if panel.key == "difference" else panel.title
         axes.set_title(title)
-        axes.set_yticks(places, [shorten(row["arm"], 24) for row in rows])
+        axes.set_yticks(places, [_short(row["arm"], 24) for row in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlabel(f"{panel.better} of the line: on is better")
         axes.tick_params(axis="y", length=0)
@@ -265,8 +271,14 @@ def _looks(arms: Sequence[Mapping[str, Any]]) -> dict[str, Look]:
 
 
 def _label(arm: Mapping[str, Any]) -> str:
-    name = shorten(arm["name"], 30)
-    return name if name == arm["role"] else f"{name} ({arm['role']})"
+    name = _short(arm["name"], 30)
+    return name if name == arm["role"] else f"{name} ({role_name(arm['role'])})"
+
+
+def _short(name: str, width: int) -> str:
+    """One line of at most `width` characters, cut in the middle: names often differ at their ends."""
+    line = shorten(name, 10_000)
+    return line if len(line) <= width else f"{line[: width // 2]}…{line[-(width - width // 2 - 1) :]}"
 
 
 def _figure_with(rows: int, columns: int, *, width: float, height: float) -> tuple[Figure, Any]:
