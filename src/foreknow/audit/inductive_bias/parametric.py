@@ -95,7 +95,15 @@ def parametric_bits(
         "extrapolated: eps is below the smallest loss sampled" if outside else "",
         f"{', '.join(impossible)} rules eps out" if impossible else "",
     )
-    return Bits(spread[laws[0]], float(min(ends)), float(max(ends)), "parametric", extrapolated=outside, note=note, spread=spread)
+    return Bits(
+        spread[laws[0]],
+        float(min(ends)),
+        float(max(ends)),
+        "parametric",
+        extrapolated=outside,
+        note=note,
+        spread=spread,
+    )
 
 
 # Laws: sorted losses (around 1), their weights, eps, start -> bits, parameters ---------------------------------------
@@ -169,14 +177,14 @@ def fit_ncx2(
     lowest = _ncx2_cost(x, w, *best)
     if start is not None and start[1] == 0:
         return best
-    mean, total = np.average(x, weights=w), w.sum()
+    mean, total = float(np.average(x, weights=w)), float(w.sum())
 
     def cost(free: Array) -> float:  # log df, log nc/df, log mean/(scale (df + nc)), kept away from overflow
         df, ratio = np.exp(np.clip(free[:2], (-9, -9), (13, 9)))
         scale = mean / (df * (1 + ratio)) * math.exp(np.clip(free[2], -3, 3))
         return _ncx2_cost(x, w, df, df * ratio, scale) / total
 
-    # Given the noncentrality's share, equal mean and variance suggest the rest: var / mean^2 = 2 (1 + 2 r) / df (1 + r)^2.
+    # Given r = nc / df, equal mean and variance suggest the rest: var / mean^2 = 2 (1 + 2 r) / (df (1 + r)^2).
     spread = np.average(np.square(x - mean), weights=w) / mean**2
     for ratio in (0.3, 3.0) if start is None else (start[1] / start[0],):
         df = 2 * (1 + 2 * ratio) / ((1 + ratio) ** 2 * spread)
@@ -203,7 +211,7 @@ def _ncx2_cost(x: Array, w: Array, df: float, nc: float, scale: float) -> float:
 
 
 def _log_ive(order: float, z: Array) -> Array:
-    """log of exp(-z) I_order(z); by Debye's expansion where the order is large, as the function underflows there."""
+    """Log of exp(-z) I_order(z); by Debye's expansion where the order is large, as the function underflows there."""
     if order < 15:
         with np.errstate(divide="ignore"):
             found: Array = np.log(special.ive(order, z))
@@ -218,7 +226,8 @@ def _log_ive(order: float, z: Array) -> Array:
         + p2 * (30375 - 369603 * p2 + 765765 * p2**2 - 425425 * p2**3) / (414720 * order**3)
     )
     exponent = order * (root - ratio + np.log(ratio / (1 + root)))
-    return exponent - 0.5 * np.log(2 * math.pi * order * root) + np.log(series)
+    log_p: Array = exponent - 0.5 * np.log(2 * math.pi * order * root) + np.log(series)
+    return log_p
 
 
 def _ncx2_bits(x: float, df: float, nc: float) -> float:
@@ -258,7 +267,7 @@ def _fit_gamma(x: Array, weights: Array) -> tuple[float, float]:
 
 
 def _log_gammainc(shape: float, x: float) -> float:
-    """log of the regularised lower incomplete gamma function, at any depth."""
+    """Log of the regularised lower incomplete gamma function, at any depth."""
     p = float(special.gammainc(shape, x))
     if p > 1e-290:
         return math.log(p)
