@@ -43,6 +43,11 @@ FITS = 0.99
 SHARES = (0.9, 0.5, 0.3, 0.1)
 LEVELS = (2.0, 5.0, 8.0, 30.0)
 DIMENSIONS = (1, 2, 4, 8)
+_WHY_SHUFFLED = (
+    "Shuffling does not switch the prior off, it makes it wrong: the convolution still shares weights between points "
+    "that are no neighbours any more, and loses to the MLP, which sees no order. As losses of one arm hardly vary, the "
+    "gap is many bits; the price is a large negative one."
+)
 DEEP = 20.0
 """Bits beyond which T and D compare with splitting."""
 
@@ -350,7 +355,7 @@ def _architecture(sizes: Sizes, reporter: Reporter) -> tuple[list[Claim], list[R
             Claim(f"A: median-matched bits of convolution, {measure}", price["on"].value, low=1.0, unit="bits",
                   interval=_bounds(price["on"].low, price["on"].high)),
             Claim(f"A: size of the same with shuffled points, {measure}", abs(price["wrong"].value), high=1.0,
-                  unit="bits"),
+                  unit="bits", note=_WHY_SHUFFLED),
         ]  # fmt: skip
     notes = [
         f"A: bits of {arm}, {r['measure']}: {r['sign']} {r['value']:.3g}; {r['note']}."
