@@ -251,5 +251,5 @@ def _share_largest(mean: Tensor, sd: Tensor) -> Tensor:
     gap = (mean[:, :, None] - mean[:, None, :]) / sd[:, None, None]  # class against class, (N, k, k)
     above = torch.special.log_ndtr(gap[..., None] + nodes)  # (N, k, k, nodes)
     above.diagonal(dim1=1, dim2=2).zero_()
-    share = above.sum(2).exp() @ torch.as_tensor(_WEIGHTS).to(mean)
+    share: Tensor = above.sum(2).exp() @ torch.as_tensor(_WEIGHTS).to(mean)
     return share / share.sum(1, keepdim=True)
