@@ -209,7 +209,7 @@ def design(
 
 @cache
 def _own_version() -> str:
-    """This package's version and a hash of its code and weights, so that no cell of other code is taken for one's own."""
+    """The package's version and a hash of its code and weights: no cell of other code is taken for its own."""
     package = Path(__file__).resolve().parents[1]
     files = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".safetensors"))
     return f"{__version__}+{hash_bytes(*(path.read_bytes() for path in files))[:12]}"
