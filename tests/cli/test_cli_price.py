@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +24,20 @@ def here(tmp_path, monkeypatch):
 def test_a_users_own_table_is_priced_and_kept(cli):
     done = cli("price", "tabpfn", "table.csv", "--target", "kind", *QUICK, "--export", "cells.csv")
     assert done.code == 0
-    assert "the prior is worth" in done.out and "price/report.html" in done.out
+    assert "Where it loses" in done.out and "price/report.html" in done.out
     record = json.loads(Path("price/price.json").read_text(encoding="utf-8"))
     assert record["sources"][0]["name"] == "table.csv" and record["sizes"] == [16, 32]
-    assert record["command"].endswith("--export cells.csv") or record["command"]
-    page = Path("price/report.html").read_text(encoding="utf-8")
-    assert record["line"].split(",")[0] in page.replace("&gt;", ">")
+    assert "table.csv" in Path("price/report.html").read_text(encoding="utf-8")
     assert len(Path("cells.csv").read_text(encoding="utf-8").splitlines()) == 1 + 2 * 2 * 2
-    with sqlite3.connect("price/cells.sqlite") as store:
-        before = store.execute("PRAGMA data_version").fetchone()
+    before = rows_of_the_store()
     again = cli("price", "tabpfn", "table.csv", "--target", "kind", *QUICK, "--json")
-    assert again.code == 0 and before
-    assert json.loads(again.out)["comparisons"] == record["comparisons"]
+    assert again.code == 0 and json.loads(again.out)["comparisons"] == record["comparisons"]
+    assert rows_of_the_store() == before and len(before) == 8
+
+
+def rows_of_the_store():
+    with closing(sqlite3.connect("price/cells.sqlite")) as store:
+        return store.execute("SELECT key, finished FROM trials ORDER BY key").fetchall()
 
 
 def test_a_plan_runs_nothing(cli):

@@ -10,8 +10,9 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import foreknow
 from foreknow.common.errors import ConfigError, InputError
+from foreknow.pricing.analysis import analyse, temperatures
 from foreknow.pricing.arms import Arm
-from foreknow.pricing.records import Outcome
+from foreknow.pricing.records import Cell, Outcome, Trial
 from foreknow.pricing.scoring import GRID, UNCHANGED
 from foreknow.pricing.sources import as_sources
 from foreknow.pricing.study import choose_sizes, design, price, read_budget
@@ -62,6 +63,7 @@ def test_known_sample_ratios_come_back():
     assert against["off"].difference.high < 0 and against["off"].difference.n_units == 6
     assert found.measure == "loss" and found.unit == "" and found.unit_of_data == "episodes"
     assert not found.losses and found.is_complete
+    assert {comparison.verdict for comparison in found.comparisons} == {"held"}
 
 
 def test_a_prior_that_harms_has_a_negative_price():
@@ -69,6 +71,7 @@ def test_a_prior_that_harms_has_a_negative_price():
     found = price(None, Numbers(), arms=arms, sizes=[8, 16, 32, 64], seeds=5)
     assert found.comparisons[0].sample_ratio.high < 1 and found.comparisons[0].difference.low > 0
     assert {loss.size for loss in found.losses} == {8, 16, 32, 64}
+    assert found.comparisons[0].verdict == "failed"
 
 
 def test_a_censored_ratio_says_so():
@@ -184,9 +187,6 @@ def test_the_flagship_on_a_real_table():
 
 
 def test_the_past_alone_chooses_temperatures():
-    from foreknow.pricing.analysis import temperatures
-    from foreknow.pricing.records import Cell, Trial
-
     def trial(best):
         losses = (10 * np.square(np.log(GRID) - np.log(best))).tolist()
         return Trial(Cell("s", "d", "h", "a", 8, 0), "done", {}, {"block_loss": losses, "n_block": 8})
@@ -234,3 +234,25 @@ def test_a_budget_that_is_no_time_is_refused(given):
 def test_bad_requests_meet_a_clear_error(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_held_is_rarely_said_of_a_prior_that_buys_nothing():
+    def other(split, seed):
+        return float(np.random.default_rng([seed, split[0], 2, int(split[2])]).normal())
+
+    def same(split, seed):
+        return float(np.random.default_rng([seed, split[0], 3, int(split[2])]).normal())
+
+    verdicts = []
+    for run in range(120):
+        study = design(None, Numbers(str(run)), arms={"on": same, "off": other}, sizes=[4], seeds=6)
+        done = {
+            cell.key: Trial(
+                cell, "done", study.arms[cell.arm == "off"].run((4, cell.seed, str(run)), cell.seed).metrics
+            )
+            for cell in study.cells
+        }
+        found = analyse(study.name, study.arms, study.sources, study.sizes, study.blocks, done, title="noise")
+        verdicts.append(found.comparisons[0].verdict)
+    # 5% of 120 are 6; without a test one arm would be called better every time.
+    assert verdicts.count("held") < 14 and verdicts.count("failed") < 14 and verdicts.count("open") > 90

@@ -193,7 +193,14 @@ def _compare(
         matched_bits=_matched_bits(cells, last_ours, last_theirs, rng),
         time_ratio=effects.ratio_effect(*(_last(cells, arm, "seconds", 1e-6) for arm in (on, other)), rng=rng),
         memory_ratio=effects.ratio_effect(*(_last(cells, arm, "peak_mb", 1.0) for arm in (on, other)), rng=rng),
+        verdict=_verdict(last_ours - last_theirs, rng),
     )
+
+
+def _verdict(differences: Array, rng: np.random.Generator) -> str:
+    if effects.holds(differences, bound=0.0, side="below", rng=rng):
+        return "held"
+    return "failed" if effects.holds(differences, bound=0.0, side="above", rng=rng) else "open"
 
 
 def _last(cells: _Cells, arm: Arm, name: str, least: float) -> Array:
@@ -223,7 +230,7 @@ def _matched_bits(cells: _Cells, ours: Array, theirs: Array, rng: np.random.Gene
     """Median-matched bits: how many bits it takes the other arm to be as good as the middle draw of "on"."""
     if len(cells.sources) > 1:
         return Estimate(math.nan, note="defined for one task; here the units are several")
-    bits = median_matched_bits(ours, theirs, rng=rng)
+    bits = median_matched_bits(ours, theirs, noise=-math.inf, rng=rng)  # a log-loss of numbers may be negative
     if (bits.sign == ">=" and bits.value <= 0) or (bits.sign == "<=" and bits.value >= 0):
         return Estimate(math.nan, note=f"{len(theirs)} seeds are too few to count with; {MIN_DRAWS} or more are wanted")
     note = f"{bits.note}; " if bits.note else ""

@@ -11,6 +11,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -109,10 +110,15 @@ def plain_arms(system: System | None, task: str) -> tuple[Arm, ...]:
     if task not in ("classification", "regression"):
         return ()
     return tuple(
-        Arm(name, "plain", _PLAIN.get(name, name), _Run(_Plain(build), "matrix"), {"plain": name})
+        Arm(name, "plain", _PLAIN.get(name, name), _Run(_Plain(build), "matrix"), _settings_of(name))
         for name, build in baselines_for(task).items()
         if name not in IGNORANT
     )
+
+
+def _settings_of(plain: str) -> dict[str, str]:
+    """Of a baseline; scikit-learn's version is in every cell anyway."""
+    return {"plain": plain, **({"catboost": metadata.version("catboost")} if plain == "CatBoost" else {})}
 
 
 def as_arm(name: str, thing: object, *, role: str = "plain") -> Arm:

@@ -230,6 +230,8 @@ class Comparison:
         matched_bits: median-matched bits of the other arm minus one (dossier of `inductive-bias`).
         time_ratio: seconds of on divided by the other's, at the largest size.
         memory_ratio: likewise for the peak memory.
+        verdict: "held" if on is shown to be the better arm (a one-sided test of the difference at 5%), "failed" if the
+            other one is, else "open".
     """
 
     arm: str
@@ -240,6 +242,10 @@ class Comparison:
     matched_bits: Estimate
     time_ratio: Estimate
     memory_ratio: Estimate
+    verdict: str = "open"
+
+    def __post_init__(self) -> None:
+        check_option("Comparison", "verdict", self.verdict, ("held", "failed", "open"))
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from foreknow._version import __version__
 from foreknow.common.errors import ConfigError, InputError
+from foreknow.common.files import hash_bytes
 from foreknow.common.progress import ProgressCallback
 from foreknow.common.validate import check_int, check_option
 from foreknow.core.registry import lookup
@@ -190,7 +192,7 @@ def design(
     whole = _whole_system(system, kind, task)
     chosen, grid = choose_arms(whole, task, arms), choose_sizes(sources, sizes)
     study = name or (whole.card.slug if whole is not None else "study")
-    versions = {"foreknow": __version__, **{package: metadata.version(package) for package in _PACKAGES}}
+    versions = {"foreknow": _own_version(), **{package: metadata.version(package) for package in _PACKAGES}}
     blocks = tuple(
         tuple(
             Cell(
@@ -203,6 +205,14 @@ def design(
     )  # fmt: skip
     title = study if whole is None else f"{type(whole).__name__} ({whole.card.slug})"
     return Study(study, title, chosen, tuple(sources), tuple(grid), blocks)
+
+
+@cache
+def _own_version() -> str:
+    """The package's version and a hash of its code and weights: no cell of other code is taken for its own."""
+    package = Path(__file__).resolve().parents[1]
+    files = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".safetensors"))
+    return f"{__version__}+{hash_bytes(*(path.read_bytes() for path in files))[:12]}"
 
 
 @contextmanager

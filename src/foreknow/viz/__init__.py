@@ -3,6 +3,7 @@
 from foreknow.common.lazy import lazy_names as _lazy_names
 
 _PUBLIC = {
+    "bits_curve": "foreknow.viz.bits",
     "confidence_histogram": "foreknow.viz.quality",
     "confusion": "foreknow.viz.quality",
     "coverage_by_width": "foreknow.viz.numbers",

@@ -295,7 +295,8 @@ def _factor(k: Tensor) -> tuple[Tensor, float]:
 
 def _product(kernel: Any, x: Tensor, v: Tensor) -> Tensor:
     """K(x, x) v without holding K."""
-    return torch.cat([kernel(part, x) @ v for part in x.split(max(1, 20_000_000 // len(x)))])
+    step = max(1, 20_000_000 // len(x))
+    return torch.cat([kernel(x[start : start + step], x) @ v for start in range(0, len(x), step)])
 
 
 def _conjugate_gradients(
@@ -311,7 +312,8 @@ def _conjugate_gradients(
     inner = torch.linalg.cholesky(basis.T @ basis + jitter * torch.eye(len(chosen)).to(x))
 
     def precondition(v: Tensor) -> Tensor:
-        return (v - basis @ torch.cholesky_solve(basis.T @ v, inner)) / jitter
+        rest: Tensor = v - basis @ torch.cholesky_solve(basis.T @ v, inner)
+        return rest / jitter
 
     tiny = torch.finfo(right.dtype).tiny
     found, residual = torch.zeros_like(right), right.clone()

@@ -6,6 +6,7 @@ one-hot targets, and keeps the test loss of each. Here the weights of all are st
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,25 +32,21 @@ Factory = Callable[[], nn.Module]
 def mlp(n_features: int, n_outputs: int, *, width: int = 100, depth: int = 2) -> nn.Module:
     """A network of `depth` hidden layers of ReLU units."""
     sizes = [n_features] + [width] * depth
-    hidden = [part for a, b in zip(sizes[:-1], sizes[1:], strict=True) for part in (nn.Linear(a, b), nn.ReLU())]
+    hidden = [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(sizes[-1], n_outputs))
 
 
 def cnn_1d(n_features: int, n_outputs: int, *, channels: int = 16) -> nn.Module:
-    """Three convolutions of stride 2 with ReLU units and a linear layer, the shape of network usual for MNIST-1D."""
-    length = n_features
-    for _ in range(3):
-        length = (length + 1) // 2
+    """Two convolutions of stride 2 with ReLU units over the columns, the second of twice the channels, then linear."""
+    length = -(-n_features // 4)
     return nn.Sequential(
         nn.Unflatten(1, (1, n_features)),
         nn.Conv1d(1, channels, 5, stride=2, padding=2),
         nn.ReLU(),
-        nn.Conv1d(channels, channels, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv1d(channels, channels, 3, stride=2, padding=1),
+        nn.Conv1d(channels, 2 * channels, 5, stride=2, padding=2),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(channels * length, n_outputs),
+        nn.Linear(2 * channels * length, n_outputs),
     )
 
 
@@ -113,8 +110,7 @@ class NetworkHypotheses:
         device = resolve_device(self.device)
         x = torch.as_tensor(as_matrix(owner, X), dtype=torch.float32, device=device)
         y = torch.as_tensor(_targets(owner, Y, len(x), "Y"), dtype=torch.float32, device=device)
-        seeds = [seed_of(random_state, "networks")] * n_draws if random_state is not None else None
-        root = seeds[0] if seeds else seed_of(None, "networks")
+        root = seed_of(random_state, "networks")
         reporter = Reporter(progress, n_draws * self.n_steps)
         parts: list[dict[str, Tensor]] = []
         for start in range(0, n_draws, self.chunk):
@@ -143,11 +139,12 @@ class NetworkHypotheses:
 
     def _train(self, x: Tensor, y: Tensor, root: int, draws: range, report: Callable[[int], None]) -> dict[str, Tensor]:
         modules = [self._module(seed_of(root, "weights", str(i))) for i in draws]
-        weights, buffers = stack_module_state(modules)  # type: ignore[no-untyped-call]
+        weights, buffers = stack_module_state(modules)
         base = modules[0]
 
         def loss(own: dict[str, Tensor], fixed: dict[str, Tensor], rows: Tensor, targets: Tensor) -> Tensor:
-            return (functional_call(base, (own, fixed), (rows,)) - targets).square().mean()
+            error: Tensor = functional_call(base, (own, fixed), (rows,)) - targets
+            return error.square().mean()
 
         losses = vmap(loss)
         optimiser = torch.optim.Adam(weights.values(), lr=self.lr, foreach=True)
@@ -159,7 +156,7 @@ class NetworkHypotheses:
                 orders = torch.stack([torch.randperm(len(x), generator=g) for g in generators]).to(x.device)
             chosen = orders[:, (step % per_epoch) * size :][:, :size]  # (draws, size)
             optimiser.zero_grad(set_to_none=True)
-            losses(weights, buffers, x[chosen], y[chosen]).sum().backward()
+            torch.autograd.backward(losses(weights, buffers, x[chosen], y[chosen]).sum())
             optimiser.step()
             report((step + 1) * len(draws))
         return {name: value.detach() for name, value in {**weights, **buffers}.items()}

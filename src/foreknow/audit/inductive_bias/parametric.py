@@ -28,8 +28,8 @@ from foreknow.audit.inductive_bias.bits import (
 from foreknow.common.errors import ConfigError, InputError
 from foreknow.common.validate import check_int, check_option
 
-_GROUPS = 512
-"""Longer samples are fitted by the means of this many groups of neighbours."""
+_GROUPS, _GROUPS_BOOT = 512, 100
+"""Longer samples are fitted by the means of this many groups of neighbours; fewer for the bootstrap."""
 _TAIL = 0.1
 """Share of the losses, the lowest, that the Pareto tail is fitted to."""
 
@@ -82,7 +82,7 @@ def parametric_bits(
     fits = {law: LAWS[law](x, np.ones(len(x)), target, None) for law in laws}
     spread = {law: max(0.0, float(fit[0])) for law, fit in fits.items()}
     start = fits[laws[0]][1]
-    points, counts = _groups(x)
+    points, counts = _groups(x, _GROUPS_BOOT)
     boot = []
     for _ in range(n_boot):
         weights = rng.multinomial(len(x), counts / counts.sum()).astype(np.float64)
@@ -171,25 +171,26 @@ def fit_ncx2(
         weights: how often each counts, by default once; long samples are then grouped.
         start: `(df, nc, scale)` near the optimum, which saves the search for it.
     """
-    x, w = _groups(x) if weights is None else (x, weights)
+    x, w = _groups(x, _GROUPS) if weights is None else (x, weights)
     shape, gamma_scale = _fit_gamma(x, w)
     best = (2 * shape, 0.0, gamma_scale / 2)
     lowest = _ncx2_cost(x, w, *best)
     if start is not None and start[1] == 0:
         return best
-    mean, total = np.average(x, weights=w), w.sum()
+    mean, total = float(np.average(x, weights=w)), float(w.sum())
 
     def cost(free: Array) -> float:  # log df, log nc/df, log mean/(scale (df + nc)), kept away from overflow
         df, ratio = np.exp(np.clip(free[:2], (-9, -9), (13, 9)))
         scale = mean / (df * (1 + ratio)) * math.exp(np.clip(free[2], -3, 3))
         return _ncx2_cost(x, w, df, df * ratio, scale) / total
 
-    # Given the noncentrality's share, equal mean and variance suggest the rest: var / mean^2 = 2 (1 + 2 r) / df (1 + r)^2.
+    # Given r = nc / df, equal mean and variance suggest the rest: var / mean^2 = 2 (1 + 2 r) / (df (1 + r)^2).
     spread = np.average(np.square(x - mean), weights=w) / mean**2
+    n_steps = 60 if start is None else 6  # from the optimum of nearly the same sample
     for ratio in (0.3, 3.0) if start is None else (start[1] / start[0],):
         df = 2 * (1 + 2 * ratio) / ((1 + ratio) ** 2 * spread)
         first = np.array([math.log(df), math.log(ratio), 0.0])
-        result = optimize.minimize(cost, first, method="L-BFGS-B", options={"maxiter": 60, "ftol": 1e-10})
+        result = optimize.minimize(cost, first, method="L-BFGS-B", options={"maxiter": n_steps, "ftol": 1e-10})
         if result.fun * total < lowest - 1e-6 * abs(lowest) - 1e-9:
             lowest = float(result.fun) * total
             df, ratio = np.exp(np.clip(result.x[:2], (-9, -9), (13, 9)))
@@ -226,7 +227,8 @@ def _log_ive(order: float, z: Array) -> Array:
         + p2 * (30375 - 369603 * p2 + 765765 * p2**2 - 425425 * p2**3) / (414720 * order**3)
     )
     exponent = order * (root - ratio + np.log(ratio / (1 + root)))
-    return exponent - 0.5 * np.log(2 * math.pi * order * root) + np.log(series)
+    log_p: Array = exponent - 0.5 * np.log(2 * math.pi * order * root) + np.log(series)
+    return log_p
 
 
 def _ncx2_bits(x: float, df: float, nc: float) -> float:
@@ -278,9 +280,9 @@ def _log_gammainc(shape: float, x: float) -> float:
     return shape * math.log(x) - x - float(special.gammaln(shape + 1)) + math.log(total)
 
 
-def _groups(x: Array) -> tuple[Array, Array]:
-    """Sorted losses as at most `_GROUPS` means of neighbours with their counts."""
-    if len(x) <= _GROUPS:
+def _groups(x: Array, n_groups: int) -> tuple[Array, Array]:
+    """Losses as at most `n_groups` means of neighbours with their counts."""
+    if len(x) <= n_groups:
         return x, np.ones(len(x))
-    parts = np.array_split(np.sort(x), _GROUPS)
+    parts = np.array_split(np.sort(x), n_groups)
     return np.array([part.mean() for part in parts]), np.array([float(len(part)) for part in parts])

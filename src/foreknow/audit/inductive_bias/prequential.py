@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -79,7 +80,7 @@ def _code_length(fit: Fit, X: NDArray[Any], y: NDArray[np.int64], sizes: list[in
     total = sizes[0] * math.log2(n_classes)
     past: list[Array] = []
     past_y: list[NDArray[np.int64]] = []
-    for n, end in zip(sizes[:-1], sizes[1:], strict=True):
+    for n, end in itertools.pairwise(sizes):
         log_p = np.log(_probabilities(fit(X[:n], y[:n]), X[n:end], n, n_classes))
         temperature = 1.0
         if past:
@@ -105,7 +106,7 @@ def _probabilities(predictor: Any, X: NDArray[Any], n: int, n_classes: int) -> A
         raise InputError(f"{owner}: probabilities must have shape ({len(X)}, {n_classes}), got {found.shape}.")
     if not np.isfinite(found).all() or (found < 0).any() or not np.allclose(found.sum(1), 1, atol=1e-3):
         raise InputError(
-            f"{owner}: the predictor must give probabilities: every row >= 0 with sum 1; the first is {found[0]!s:.80}.",
+            f"{owner}: the predictor must give probabilities, rows >= 0 with sum 1; the first is {found[0]!s:.80}.",
             hint="Turn logits into probabilities by softmax.",
         )
     columns = np.asarray(getattr(predictor, "classes_", np.arange(n_classes)))

@@ -51,8 +51,8 @@ def splitting_bits(
     """
     owner = "splitting_bits"
     eps = check_eps(owner, eps, noise=-math.inf)
-    for name, value, low in (("n_latent", n_latent, 1), ("n_particles", n_particles, 10), ("n_moves", n_moves, 1)):
-        check_int(owner, name, value, low=low)
+    for name, count, least in (("n_latent", n_latent, 1), ("n_particles", n_particles, 10), ("n_moves", n_moves, 1)):
+        check_int(owner, name, count, low=least)
     check_int(owner, "n_runs", n_runs, low=1)
     if check_real(owner, "p0", p0, low=0, high=0.9, open_low=True) * n_particles < 2:
         raise ConfigError(f"{owner}: p0 * n_particles must be at least 2, got {p0 * n_particles:g}.")

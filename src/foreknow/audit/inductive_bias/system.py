@@ -123,7 +123,9 @@ class InductiveBias(System):
         if self._task() == "classification":
             known = np.isin(np.asarray(y_test), self.classes_)
             if not known.all():
-                raise InputError(f"InductiveBias: y_test holds classes that training did not, first at row {(~known).argmax()}.")
+                raise InputError(
+                    f"InductiveBias: y_test holds classes that training did not, first at row {(~known).argmax()}."
+                )
             target = np.eye(len(self.classes_))[np.searchsorted(self.classes_, np.asarray(y_test))]
         else:
             target = (np.asarray(y_test, dtype=np.float64) - self.shift_) / self.scale_
@@ -249,5 +251,5 @@ def _share_largest(mean: Tensor, sd: Tensor) -> Tensor:
     gap = (mean[:, :, None] - mean[:, None, :]) / sd[:, None, None]  # class against class, (N, k, k)
     above = torch.special.log_ndtr(gap[..., None] + nodes)  # (N, k, k, nodes)
     above.diagonal(dim1=1, dim2=2).zero_()
-    share = above.sum(2).exp() @ torch.as_tensor(_WEIGHTS).to(mean)
+    share: Tensor = above.sum(2).exp() @ torch.as_tensor(_WEIGHTS).to(mean)
     return share / share.sum(1, keepdim=True)
