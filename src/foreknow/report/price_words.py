@@ -14,6 +14,16 @@ from foreknow.viz.priced import measure_name
 
 Record = Mapping[str, Any]
 
+QUANTITIES = (
+    ("difference", "difference"),
+    ("sample_ratio", "sample ratio"),
+    ("code_bits", "code bits"),
+    ("matched_bits", "matched bits"),
+    ("time_ratio", "time ratio"),
+    ("memory_ratio", "memory ratio"),
+)
+"""Fields of a comparison and what they are called."""
+
 ROLE_WORDS = {
     "on": "the system with its prior",
     "off": "the same without the prior",
@@ -73,16 +83,14 @@ def where_it_loses(record: Record) -> str:
 
 def placebo(record: Record, comparison: Record) -> str:
     """What the result against a placebo or a simple method means."""
-    found, arm = verdict(comparison["difference"]), comparison["arm"]
+    found, arm = verdict(comparison["difference"]), called(comparison)
     named = capitalised(arm)
     if comparison["role"] == "wrong":
         return {
-            "better": f"The placebo {arm} does worse than the prior: what it says matters, not only that there is one.",
-            "worse": f"The placebo {arm} does better than the prior: if anything helps here, it is not what this prior "
-            "says.",
-            "none": f"The placebo {arm} does as well as the prior: if anything helps here, it is not what this prior "
-            "says.",
-        }.get(found, f"Whether the placebo {arm} does worse than the prior is not settled by these runs.")
+            "better": f"{named} does worse than the prior: what it says matters, not only that there is one.",
+            "worse": f"{named} does better than the prior: if anything helps here, it is not what this prior says.",
+            "none": f"{named} does as well as the prior: if anything helps here, it is not what this prior says.",
+        }.get(found, f"Whether {arm} does worse than the prior is not settled by these runs.")
     if comparison["role"] == "plain":
         return {
             "better": f"{named}, a simple method, does worse than the system.",
@@ -90,6 +98,24 @@ def placebo(record: Record, comparison: Record) -> str:
             "none": f"{named}, a simple method, does as well as the system.",
         }.get(found, f"Whether {arm}, a simple method, does worse than the system is not settled by these runs.")
     return ""
+
+
+def called(comparison: Record) -> str:
+    """The other arm as a sentence calls it."""
+    if comparison["role"] == "wrong":
+        return "the placebo" if comparison["arm"] == "wrong" else f"the placebo {comparison['arm']}"
+    return str(comparison["arm"])
+
+
+def unknown(record: Record) -> list[str]:
+    """Why numbers of the comparisons are not known, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for key, name in QUANTITIES:
+        for row in record["comparisons"]:
+            if not known(row[key]["value"]) and row[key]["note"]:
+                reasons.setdefault(f"{name}: {row[key]['note']}", []).append(row["arm"])
+    everywhere = len(record["comparisons"])
+    return [f"Not known: {reason}{_only(arms, everywhere)}." for reason, arms in reasons.items()]
 
 
 def seeds_counted(record: Record) -> str:
@@ -139,7 +165,7 @@ def _is_equivalent(difference: Record) -> bool:
 
 
 def _difference(record: Record, comparison: Record) -> str:
-    difference, arm = comparison["difference"], comparison["arm"]
+    difference, arm = comparison["difference"], called(comparison)
     loss = measure_name(record["measure"])
     unit = f" {record['unit']}" if record["unit"] else ""
     at = f"at {record['sizes'][-1]} {record['unit_of_data']}"
@@ -191,16 +217,16 @@ def _sample_ratio(comparison: Record) -> str:
 def _code_bits(record: Record, comparison: Record) -> str:
     bits = comparison["code_bits"]
     if not known(bits["value"]):
-        return f"How many bits it saves is not known{_because(bits)}." if bits["note"] else ""
+        return ""
     word = "fewer" if bits["value"] >= 0 else "more"
-    other = "without the prior" if comparison["role"] == "off" else f"with {comparison['arm']}"
+    other = "without the prior" if comparison["role"] == "off" else f"with {called(comparison)}"
     return f"To write down the {record['n_labels']} labels it takes {_size(bits)} bits {word} than {other}{_how(bits)}."
 
 
 def _matched_bits(comparison: Record) -> str:
     bits = comparison["matched_bits"]
     if not known(bits["value"]):
-        return f"How much luck would make up for it is not known{_because(bits)}." if bits["note"] else ""
+        return ""
     lucky, typical = (_other(comparison), "on") if bits["value"] >= 0 else ("on", _other(comparison))
     return f"To do as well as a typical run of {typical}, {lucky} needs {_size(bits)} bits of luck{_how(bits)}."
 
@@ -215,7 +241,7 @@ def _cost(comparison: Record) -> str:
 
 
 def _other(comparison: Record) -> str:
-    return "the system without its prior" if comparison["role"] == "off" else str(comparison["arm"])
+    return "the system without its prior" if comparison["role"] == "off" else called(comparison)
 
 
 def _bound(estimate: Record) -> str:
@@ -238,8 +264,14 @@ def _ends(estimate: Record, turned: bool) -> str:
 
 
 def _how(estimate: Record) -> str:
-    found = "; ".join(filter(None, [rung_of(estimate), estimate["note"]]))
+    low, high = estimate["low"], estimate["high"]
+    unsure = "the interval contains zero" if known(low) and known(high) and low <= 0 <= high else ""
+    found = "; ".join(filter(None, [rung_of(estimate), unsure, estimate["note"]]))
     return f" ({found})" if found else ""
+
+
+def _only(arms: list[str], everywhere: int) -> str:
+    return "" if len(arms) == everywhere else f" (against {', '.join(arms)})"
 
 
 def _because(estimate: Record) -> str:

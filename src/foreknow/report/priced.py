@@ -17,6 +17,7 @@ from foreknow.common.files import write_text
 from foreknow.common.wording import figure, interval, known, printable, three_digits
 from foreknow.report import price_words as words
 from foreknow.report.html import page_environment
+from foreknow.report.price_words import QUANTITIES
 from foreknow.viz import priced as pictures
 from foreknow.viz.priced import measure_name, role_name
 from foreknow.viz.style import to_svg
@@ -29,16 +30,6 @@ FIELDS = (
     "comparisons", "losses", "n_labels", "seconds", "command", "environment", "date", "notes", "line",
 )  # fmt: skip
 """What a record must have."""
-
-QUANTITIES = (
-    ("difference", "difference"),
-    ("sample_ratio", "sample ratio"),
-    ("code_bits", "code bits"),
-    ("matched_bits", "matched bits"),
-    ("time_ratio", "time ratio"),
-    ("memory_ratio", "memory ratio"),
-)
-"""Fields of a comparison and what they are called."""
 
 NOTHING = "–"
 
