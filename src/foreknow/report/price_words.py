@@ -40,18 +40,20 @@ RUNG_WORDS = {
 }
 
 
-def verdict(difference: Record) -> str:
-    """What the interval of a difference in loss says: "better", "worse", "none", "unclear" or "unknown"."""
-    if not known(difference["value"]):
+def verdict(comparison: Record) -> str:
+    """What was shown: on is "better" or "worse", there is "none" of an effect, or it is "unclear" or "unknown"."""
+    if not known(comparison["difference"]["value"]):
         return "unknown"
-    if difference["equivalent"]:
+    if comparison["difference"]["equivalent"]:
         return "none"
-    if known(difference["low"]) and known(difference["high"]):
-        if difference["high"] < 0:
-            return "better"
-        if difference["low"] > 0:
-            return "worse"
-    return "unclear"
+    return {"held": "better", "failed": "worse", "open": "unclear"}[comparison["verdict"]]
+
+
+def shown(comparison: Record) -> str:
+    """What was shown, in three words at most or with the margin; nothing where the difference is not known."""
+    if verdict(comparison) == "none":
+        return f"no effect within ±{_margin(comparison['difference'])}"
+    return {"better": "on is better", "worse": "on is worse", "unclear": "not settled"}.get(verdict(comparison), "")
 
 
 def sentences(record: Record, comparison: Record) -> list[str]:
@@ -81,9 +83,9 @@ def where_it_loses(record: Record) -> str:
     return f"In {n} place{'s' if n > 1 else ''} the interval of the difference lies wholly on the wrong side."
 
 
-def placebo(record: Record, comparison: Record) -> str:
+def placebo(comparison: Record) -> str:
     """What the result against a placebo or a simple method means."""
-    found, arm = verdict(comparison["difference"]), called(comparison)
+    found, arm = verdict(comparison), called(comparison)
     named = capitalised(arm)
     if comparison["role"] == "wrong":
         return {
@@ -130,11 +132,6 @@ def seeds_counted(record: Record) -> str:
     return f"{text}; the others were not finished"
 
 
-def no_effect(difference: Record) -> str:
-    """The words "no effect within" and the margin where equivalence was shown, else nothing."""
-    return f"no effect within ±{figure(difference['margin'])}" if _is_equivalent(difference) else ""
-
-
 def capitalised(text: str) -> str:
     """The first letter large, the others as they are."""
     return text[:1].upper() + text[1:]
@@ -160,44 +157,33 @@ def loss_unit(record: Record) -> str:
 # Parts -------------------------------------------------------------------------------------------------------------
 
 
-def _is_equivalent(difference: Record) -> bool:
-    return bool(difference["equivalent"]) and known(difference["margin"])
-
-
 def _difference(record: Record, comparison: Record) -> str:
     difference, arm = comparison["difference"], called(comparison)
     loss = measure_name(record["measure"])
     unit = f" {record['unit']}" if record["unit"] else ""
     at = f"at {record['sizes'][-1]} {record['unit_of_data']}"
     prior = comparison["role"] == "off"
-    who, other = ("the prior", "without it") if prior else ("the system", f"{arm}")
-    found = verdict(difference)
+    found = verdict(comparison)
     if found == "unknown":
         return f"The difference in {loss} to {arm} is not known{_because(difference)}."
+    zero = known(difference["low"]) and known(difference["high"]) and difference["low"] <= 0 <= difference["high"]
     said = f"{figure(abs(difference['value']))}{unit}{_ends(difference, difference['value'] < 0)}"
+    tested = " (a one-sided test at 5% shows it; the interval contains zero)" if zero else ""
     if found == "better":
         if prior:
-            return f"The prior lowers the {loss} by {said} {at}."
-        return f"The system's {loss} is {said} lower than that of {arm} {at}."
+            return f"The prior lowers the {loss} by {said} {at}{tested}."
+        return f"The system's {loss} is {said} lower than that of {arm} {at}{tested}."
     if found == "worse":
         if prior:
-            return f"The prior costs {said} of {loss} {at}: without it the loss is lower."
-        return f"{capitalised(arm)} wins: its {loss} is {said} lower than the system's {at}."
-    span = interval(difference["low"], difference["high"])
+            return f"The prior costs {said} of {loss} {at}: without it the loss is lower{tested}."
+        return f"{capitalised(arm)} wins: its {loss} is {said} lower than the system's {at}{tested}."
+    full = f"{number(difference, signed=True)}{unit}"
     if found == "none":
         same = "is the same with and without the prior" if prior else f"of the system and of {arm} is the same"
-        return (
-            f"A{at[1:]} the {loss} {same}: no effect within ±{_margin(difference)}{unit} "
-            f"(difference {number(difference, signed=True)})."
-        )
-    if not span:
-        word = "lower" if difference["value"] < 0 else "higher"
-        than = other if prior else f"for {other}"
-        return f"A{at[1:]} the {loss} is {said} {word} for {who} than {than}; no interval could be given."
-    return (
-        f"A{at[1:]} the interval of the difference in {loss} to {arm},{span}{unit}, contains zero: these runs "
-        f"do not settle whether {who} is better."
-    )
+        return f"A{at[1:]} the {loss} {same}: no effect within ±{_margin(difference)}{unit} (difference {full})."
+    who = "the prior helps" if prior else "the system is better"
+    why = ", and the interval contains zero" if zero else ""
+    return f"A{at[1:]} the difference in {loss} to {arm} is {full}{why}: these runs do not settle whether {who}."
 
 
 def _margin(difference: Record) -> str:
