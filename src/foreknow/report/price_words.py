@@ -78,6 +78,8 @@ def where_it_loses(record: Record) -> str:
     n = len(record["losses"])
     if not record["comparisons"]:
         return "There was nothing to lose against."
+    if not any(known(row["difference"]["value"]) for row in record["comparisons"]):
+        return "Not known, as no difference is."
     if not n:
         return "Nowhere that these intervals show."
     return f"In {n} place{'s' if n > 1 else ''} the interval of the difference lies wholly on the wrong side."

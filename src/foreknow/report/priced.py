@@ -184,14 +184,14 @@ def _details(comparisons: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, li
 def _facts(price: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was asked, line by line."""
     sizes, unit = price["sizes"], price["unit_of_data"]
-    seeds = ", ".join(map(str, price["seeds"])) or "none"
+    seeds = f" (seeds {', '.join(map(str, price['seeds']))})" if price["seeds"] else ""
     facts = [
         ("system", price["study"]),
         ("task", "" if price["task"] == "none" else price["task"]),
         ("main loss", _main_loss(price)),
         ("data", "; ".join(_source_line(price, source) for source in price["sources"][:3])),
         ("sizes", f"{', '.join(map(str, sizes))} {unit}"),
-        ("blocks of seeds", f"{words.seeds_counted(price)} (seeds {seeds})"),
+        ("blocks of seeds", f"{words.seeds_counted(price)}{seeds}"),
         ("labels coded", f"{price['n_labels']} in each block" if price["n_labels"] else ""),
     ]
     if len(price["sources"]) > 3:

@@ -182,6 +182,7 @@ def price_forest(record: Mapping[str, Any]) -> Figure:
 def _one_panel(axes: Axes, panel: _Panel, rows: Sequence[Mapping[str, Any]], places: NDArray[np.int64]) -> None:
     axes.axvline(panel.neutral, color=MUTED, linewidth=1, linestyle="--")
     ends = []
+    room = 0.12 if all(row[panel.key]["sign"] == "=" for row in rows) else 0.2  # an arrow takes some
     for row, place in zip(rows, places, strict=True):
         estimate = row[panel.key]
         value, low, high = (estimate[key] for key in ("value", "low", "high"))
@@ -208,11 +209,11 @@ def _one_panel(axes: Axes, panel: _Panel, rows: Sequence[Mapping[str, Any]], pla
     if panel.log:
         axes.set_xscale("log")
         low, high = np.log10(min(1.0, *ends)), np.log10(max(1.0, *ends))
-        room = max(0.12 * (high - low), 0.1)
+        room = max(room * (high - low), 0.1)
         axes.set_xlim(10 ** (low - room), 10 ** (high + room))
         _plain_ticks(axes, _round_places(low - room, high + room))
     else:
-        axes.margins(x=0.12)
+        axes.margins(x=room)
         axes.locator_params(axis="x", nbins=5)
 
 
