@@ -23,7 +23,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "foreknow"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NEVER = ("torchvision", "torchaudio", "timm", "deepinv", "pylate")
-HEAVY = ("pandas", "polars", "pyarrow", "lightning_fabric", "ray", "catboost", "lightgbm", "xgboost", "matplotlib", "jinja2")
+HEAVY = (
+    "pandas",
+    "polars",
+    "pyarrow",
+    "lightning_fabric",
+    "ray",
+    "catboost",
+    "lightgbm",
+    "xgboost",
+    "matplotlib",
+    "jinja2",
+)
 
 
 def run(*words: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
