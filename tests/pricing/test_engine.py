@@ -494,9 +494,10 @@ def test_a_run_obeys_its_budget_and_finishes_what_it_began(tmp_path: Path, monke
         assert seeds(store) == [0, 1, 2]  # the long one fitted by what was known, so it is finished and counts
         assert (summary.stopped, summary.n_blocks_done, summary.n_blocks_planned) == ("budget", 3, 5)
         assert summary.seconds == 32
-        # Stored times count for the prediction (4 cells of 0.25 s a block); the rest fits now.
+        # Stored times count for the prediction: 1, 1 and 30 let one expect more than 10 and less than 15.
         minutes[:] = [1, 1, 1, 1, 1]
-        assert run_cells(make_blocks(5), work, store=store, budget_s=10).stopped == ""
+        assert run_cells(make_blocks(5), work, store=store, budget_s=10).n_run == 0
+        assert run_cells(make_blocks(5), work, store=store, budget_s=15).stopped == ""
     with Store.open(tmp_path / "t") as store:
         assert run_cells(make_blocks(5), work, store=store, budget_s=0).n_blocks_done == 1  # the first always runs
 
@@ -505,7 +506,7 @@ def test_a_block_begun_in_an_earlier_run_is_finished_first(tmp_path: Path) -> No
     blocks = make_blocks(4)
     with Store.open(tmp_path / "s") as store:
         for cell in blocks[0]:
-            store.finish(make_trial(cell, seconds=100.0))
+            store.finish(make_trial(cell, wall_s=100.0))
         store.finish(make_trial(blocks[2][3]))
         summary = run_cells(blocks, quick, store=store, budget_s=5)
         assert {trial.cell.seed for trial in store.trials()} == {0, 2}

@@ -29,7 +29,7 @@ def test_a_power_of_the_size_is_found_through_noise_and_odd_cells(store: Store) 
                 seconds = 0.01 * size**power * rng.lognormal(0, 0.1)
                 if seed == 3:
                     seconds *= 100  # the machine slept
-                store.finish(make_trial(make_cell(seed, size, arm), seconds=seconds, peak_mb=0.5 * size))
+                store.finish(make_trial(make_cell(seed, size, arm), wall_s=seconds, peak_mb=0.5 * size))
     ahead = [make_cell(seed, 1024, arm) for seed in range(4) for arm in ("on", "off")]
     plan = estimate([*ahead, make_cell(0, 16)], store)
     assert (plan.n_cells, plan.n_left, plan.known_share) == (9, 8, 1.0)
@@ -43,9 +43,9 @@ def test_a_power_of_the_size_is_found_through_noise_and_odd_cells(store: Store) 
 
 
 def test_one_size_grows_in_proportion_and_unknown_arms_are_average(store: Store) -> None:
-    store.finish(make_trial(make_cell(0, 8, "on"), seconds=2.0, peak_mb=0.0))
-    store.finish(make_trial(make_cell(0, 8, "off"), seconds=50.0, status="failed"))
-    store.finish(make_trial(make_cell(0, 8, "off", "another study"), seconds=99.0))
+    store.finish(make_trial(make_cell(0, 8, "on"), wall_s=2.0, peak_mb=0.0))
+    store.finish(make_trial(make_cell(0, 8, "off"), wall_s=50.0, status="failed"))
+    store.finish(make_trial(make_cell(0, 8, "off", "another study"), wall_s=99.0))
     plan = estimate([make_cell(1, 32, "on"), make_cell(1, 32, "off")], store)
     assert plan.seconds == pytest.approx(16.0)
     assert plan.known_share == 0.5

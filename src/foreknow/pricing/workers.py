@@ -88,9 +88,10 @@ def execute(work: Work, cell: Cell, n_threads: int) -> Finished:
         error,
         utc_now(),
         f"{platform.node()}:{os.getpid()}",
+        wall_s := perf_counter() - start,
     )
     ours = tuple(str(item.message) for item in caught if issubclass(item.category, ForeknowWarning))
-    return Finished(trial, perf_counter() - start, ours)
+    return Finished(trial, wall_s, ours)
 
 
 def died(cell: Cell, why: str) -> Finished:
