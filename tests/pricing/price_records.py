@@ -79,6 +79,7 @@ def make_comparison(arm: str = "off", role: str | None = None, **changes: Any) -
         matched_bits=make_estimate(11.6, 1.3, rung="parametric", extrapolated=True),
         time_ratio=make_estimate(1.31, 0.08),
         memory_ratio=make_estimate(1.05, 0.01),
+        verdict="held",
     )
     return dataclasses.replace(comparison, **changes)
 
@@ -108,6 +109,7 @@ def make_price(**changes: Any) -> Price:
                 code_bits=make_estimate(-21.0, 9.0, rung="prequential"),
                 matched_bits=make_estimate(-1.2, 0.4, rung="counting"),
                 time_ratio=make_estimate(14.0, 2.0),
+                verdict="open",
             ),
             make_comparison("nearest neighbours", matched_bits=make_estimate(math.nan, note="no draws were kept")),
         ),

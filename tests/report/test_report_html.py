@@ -2,10 +2,10 @@
 
 import dataclasses
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from html_page import Page
 
 from foreknow.common.errors import ForeknowWarning
 from foreknow.data.table import Column, Table
@@ -19,37 +19,6 @@ EVIL = (
     "comma, 'quote' & \"more\"",
     "line\nbreak $x^2$ </svg> https://evil.example/?src=1",
 )
-
-
-class Page(HTMLParser):
-    """Elements, identifiers and text; complains of elements that are not closed in order."""
-
-    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.words, self.open = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).split())
 
 
 @pytest.fixture(scope="module")

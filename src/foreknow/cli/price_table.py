@@ -40,7 +40,7 @@ def show_price(record: Mapping[str, Any]) -> None:
         show_table(
             f"On against each other arm, at {price['sizes'][-1]} {price['unit_of_data']}",
             ("against", f"difference{unit}", "sample ratio", "time", "memory"),
-            [(row["arm"], _difference(row["difference"]), *_ratios(row)) for row in compared],
+            [(row["arm"], _difference(row), *_ratios(row)) for row in compared],
         )
         show_table(
             "Bits saved",
@@ -61,10 +61,10 @@ def show_price(record: Mapping[str, Any]) -> None:
         typer.echo(f"To get this again: {price['command']}")
 
 
-def _difference(difference: Mapping[str, Any]) -> str:
+def _difference(row: Mapping[str, Any]) -> str:
     from foreknow.report import price_words as words
 
-    return "\n".join(filter(None, [words.plain_number(difference, signed=True), words.no_effect(difference)]))
+    return "\n".join(filter(None, [words.plain_number(row["difference"], signed=True), words.shown(row)]))
 
 
 def _ratios(row: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ def figure(value: float) -> str:
 
 def three_digits(value: float) -> str:
     """Three digits that matter, zeros at the end kept: for columns of numbers that may lie close together."""
-    return figure(value) if value == 0 or abs(value) >= 100 else f"{value:#.3g}"
+    return figure(value) if value == 0 or abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
 
 
 def known(value: float | None) -> bool:

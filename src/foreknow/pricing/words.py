@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from foreknow.common import wording
 from foreknow.common.wording import figure as figure
+from foreknow.viz.priced import measure_name
 
 if TYPE_CHECKING:
     from foreknow.pricing.records import Estimate, Price
@@ -18,12 +19,16 @@ def price_line(price: Price) -> str:
     if not price.comparisons:
         return "no arm to compare with, so no price."
     first = price.comparisons[0]
-    parts = [f"{number(first.sample_ratio, suffix='x')} the data"]
-    if math.isfinite(first.code_bits.value):
-        parts.append(f"{number(first.code_bits)} bits")
-    unit = f" {price.unit}" if price.unit else f" {price.measure}"
-    parts.append(f"{number(first.difference, signed=True)}{unit}")
-    line = f"the prior is worth {', '.join(parts)}, at {number(first.time_ratio, suffix='x')} the time"
+    unit = price.unit or f"of {measure_name(price.measure)}"
+    parts = (
+        (first.sample_ratio, f"{number(first.sample_ratio, suffix='x')} the data"),
+        (first.code_bits, f"{number(first.code_bits)} bits"),
+        (first.difference, f"{number(first.difference, signed=True)} {unit}"),
+    )
+    worth = ", ".join(text for estimate, text in parts if math.isfinite(estimate.value))
+    line = f"the prior is worth {worth}" if worth else "what the prior is worth is not known"
+    if math.isfinite(first.time_ratio.value):
+        line += f", at {number(first.time_ratio, suffix='x')} the time"
     return f"{line} (against {first.arm})" if first.role != "off" else line
 
 

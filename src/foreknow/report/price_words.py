@@ -14,6 +14,16 @@ from foreknow.viz.priced import measure_name
 
 Record = Mapping[str, Any]
 
+QUANTITIES = (
+    ("difference", "difference"),
+    ("sample_ratio", "sample ratio"),
+    ("code_bits", "code bits"),
+    ("matched_bits", "matched bits"),
+    ("time_ratio", "time ratio"),
+    ("memory_ratio", "memory ratio"),
+)
+"""Fields of a comparison and what they are called."""
+
 ROLE_WORDS = {
     "on": "the system with its prior",
     "off": "the same without the prior",
@@ -30,18 +40,20 @@ RUNG_WORDS = {
 }
 
 
-def verdict(difference: Record) -> str:
-    """What the interval of a difference in loss says: "better", "worse", "none", "unclear" or "unknown"."""
-    if not known(difference["value"]):
+def verdict(comparison: Record) -> str:
+    """What was shown: on is "better" or "worse", there is "none" of an effect, or it is "unclear" or "unknown"."""
+    if not known(comparison["difference"]["value"]):
         return "unknown"
-    if difference["equivalent"]:
+    if comparison["difference"]["equivalent"]:
         return "none"
-    if known(difference["low"]) and known(difference["high"]):
-        if difference["high"] < 0:
-            return "better"
-        if difference["low"] > 0:
-            return "worse"
-    return "unclear"
+    return {"held": "better", "failed": "worse", "open": "unclear"}[comparison["verdict"]]
+
+
+def shown(comparison: Record) -> str:
+    """What was shown, in three words at most or with the margin; nothing where the difference is not known."""
+    if verdict(comparison) == "none":
+        return f"no effect within ±{_margin(comparison['difference'])}"
+    return {"better": "on is better", "worse": "on is worse", "unclear": "not settled"}.get(verdict(comparison), "")
 
 
 def sentences(record: Record, comparison: Record) -> list[str]:
@@ -71,18 +83,16 @@ def where_it_loses(record: Record) -> str:
     return f"In {n} place{'s' if n > 1 else ''} the interval of the difference lies wholly on the wrong side."
 
 
-def placebo(record: Record, comparison: Record) -> str:
+def placebo(comparison: Record) -> str:
     """What the result against a placebo or a simple method means."""
-    found, arm = verdict(comparison["difference"]), comparison["arm"]
+    found, arm = verdict(comparison), called(comparison)
     named = capitalised(arm)
     if comparison["role"] == "wrong":
         return {
-            "better": f"The placebo {arm} does worse than the prior: what it says matters, not only that there is one.",
-            "worse": f"The placebo {arm} does better than the prior: if anything helps here, it is not what this prior "
-            "says.",
-            "none": f"The placebo {arm} does as well as the prior: if anything helps here, it is not what this prior "
-            "says.",
-        }.get(found, f"Whether the placebo {arm} does worse than the prior is not settled by these runs.")
+            "better": f"{named} does worse than the prior: what it says matters, not only that there is one.",
+            "worse": f"{named} does better than the prior: if anything helps here, it is not what this prior says.",
+            "none": f"{named} does as well as the prior: if anything helps here, it is not what this prior says.",
+        }.get(found, f"Whether {arm} does worse than the prior is not settled by these runs.")
     if comparison["role"] == "plain":
         return {
             "better": f"{named}, a simple method, does worse than the system.",
@@ -90,6 +100,24 @@ def placebo(record: Record, comparison: Record) -> str:
             "none": f"{named}, a simple method, does as well as the system.",
         }.get(found, f"Whether {arm}, a simple method, does worse than the system is not settled by these runs.")
     return ""
+
+
+def called(comparison: Record) -> str:
+    """The other arm as a sentence calls it."""
+    if comparison["role"] == "wrong":
+        return "the placebo" if comparison["arm"] == "wrong" else f"the placebo {comparison['arm']}"
+    return str(comparison["arm"])
+
+
+def unknown(record: Record) -> list[str]:
+    """Why numbers of the comparisons are not known, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for key, name in QUANTITIES:
+        for row in record["comparisons"]:
+            if not known(row[key]["value"]) and row[key]["note"]:
+                reasons.setdefault(f"{name}: {row[key]['note']}", []).append(row["arm"])
+    everywhere = len(record["comparisons"])
+    return [f"Not known: {reason}{_only(arms, everywhere)}." for reason, arms in reasons.items()]
 
 
 def seeds_counted(record: Record) -> str:
@@ -102,11 +130,6 @@ def seeds_counted(record: Record) -> str:
     if failed:
         return f"{text}; {failed} cell{'s' if failed > 1 else ''} failed, and a block with a failed cell is left out"
     return f"{text}; the others were not finished"
-
-
-def no_effect(difference: Record) -> str:
-    """The words "no effect within" and the margin where equivalence was shown, else nothing."""
-    return f"no effect within ±{figure(difference['margin'])}" if _is_equivalent(difference) else ""
 
 
 def capitalised(text: str) -> str:
@@ -134,44 +157,33 @@ def loss_unit(record: Record) -> str:
 # Parts -------------------------------------------------------------------------------------------------------------
 
 
-def _is_equivalent(difference: Record) -> bool:
-    return bool(difference["equivalent"]) and known(difference["margin"])
-
-
 def _difference(record: Record, comparison: Record) -> str:
-    difference, arm = comparison["difference"], comparison["arm"]
+    difference, arm = comparison["difference"], called(comparison)
     loss = measure_name(record["measure"])
     unit = f" {record['unit']}" if record["unit"] else ""
     at = f"at {record['sizes'][-1]} {record['unit_of_data']}"
     prior = comparison["role"] == "off"
-    who, other = ("the prior", "without it") if prior else ("the system", f"{arm}")
-    found = verdict(difference)
+    found = verdict(comparison)
     if found == "unknown":
         return f"The difference in {loss} to {arm} is not known{_because(difference)}."
+    zero = known(difference["low"]) and known(difference["high"]) and difference["low"] <= 0 <= difference["high"]
     said = f"{figure(abs(difference['value']))}{unit}{_ends(difference, difference['value'] < 0)}"
+    tested = " (a one-sided test at 5% shows it; the interval contains zero)" if zero else ""
     if found == "better":
         if prior:
-            return f"The prior lowers the {loss} by {said} {at}."
-        return f"The system's {loss} is {said} lower than that of {arm} {at}."
+            return f"The prior lowers the {loss} by {said} {at}{tested}."
+        return f"The system's {loss} is {said} lower than that of {arm} {at}{tested}."
     if found == "worse":
         if prior:
-            return f"The prior costs {said} of {loss} {at}: without it the loss is lower."
-        return f"{capitalised(arm)} wins: its {loss} is {said} lower than the system's {at}."
-    span = interval(difference["low"], difference["high"])
+            return f"The prior costs {said} of {loss} {at}: without it the loss is lower{tested}."
+        return f"{capitalised(arm)} wins: its {loss} is {said} lower than the system's {at}{tested}."
+    full = f"{number(difference, signed=True)}{unit}"
     if found == "none":
         same = "is the same with and without the prior" if prior else f"of the system and of {arm} is the same"
-        return (
-            f"A{at[1:]} the {loss} {same}: no effect within ±{_margin(difference)}{unit} "
-            f"(difference {number(difference, signed=True)})."
-        )
-    if not span:
-        word = "lower" if difference["value"] < 0 else "higher"
-        than = other if prior else f"for {other}"
-        return f"A{at[1:]} the {loss} is {said} {word} for {who} than {than}; no interval could be given."
-    return (
-        f"A{at[1:]} the interval of the difference in {loss} to {arm},{span}{unit}, contains zero: these runs "
-        f"do not settle whether {who} is better."
-    )
+        return f"A{at[1:]} the {loss} {same}: no effect within ±{_margin(difference)}{unit} (difference {full})."
+    who = "the prior helps" if prior else "the system is better"
+    why = ", and the interval contains zero" if zero else ""
+    return f"A{at[1:]} the difference in {loss} to {arm} is {full}{why}: these runs do not settle whether {who}."
 
 
 def _margin(difference: Record) -> str:
@@ -191,16 +203,16 @@ def _sample_ratio(comparison: Record) -> str:
 def _code_bits(record: Record, comparison: Record) -> str:
     bits = comparison["code_bits"]
     if not known(bits["value"]):
-        return f"How many bits it saves is not known{_because(bits)}." if bits["note"] else ""
+        return ""
     word = "fewer" if bits["value"] >= 0 else "more"
-    other = "without the prior" if comparison["role"] == "off" else f"with {comparison['arm']}"
+    other = "without the prior" if comparison["role"] == "off" else f"with {called(comparison)}"
     return f"To write down the {record['n_labels']} labels it takes {_size(bits)} bits {word} than {other}{_how(bits)}."
 
 
 def _matched_bits(comparison: Record) -> str:
     bits = comparison["matched_bits"]
     if not known(bits["value"]):
-        return f"How much luck would make up for it is not known{_because(bits)}." if bits["note"] else ""
+        return ""
     lucky, typical = (_other(comparison), "on") if bits["value"] >= 0 else ("on", _other(comparison))
     return f"To do as well as a typical run of {typical}, {lucky} needs {_size(bits)} bits of luck{_how(bits)}."
 
@@ -215,7 +227,7 @@ def _cost(comparison: Record) -> str:
 
 
 def _other(comparison: Record) -> str:
-    return "the system without its prior" if comparison["role"] == "off" else str(comparison["arm"])
+    return "the system without its prior" if comparison["role"] == "off" else called(comparison)
 
 
 def _bound(estimate: Record) -> str:
@@ -238,8 +250,14 @@ def _ends(estimate: Record, turned: bool) -> str:
 
 
 def _how(estimate: Record) -> str:
-    found = "; ".join(filter(None, [rung_of(estimate), estimate["note"]]))
+    low, high = estimate["low"], estimate["high"]
+    unsure = "the interval contains zero" if known(low) and known(high) and low <= 0 <= high else ""
+    found = "; ".join(filter(None, [rung_of(estimate), unsure, estimate["note"]]))
     return f" ({found})" if found else ""
+
+
+def _only(arms: list[str], everywhere: int) -> str:
+    return "" if len(arms) == everywhere else f" (against {', '.join(arms)})"
 
 
 def _because(estimate: Record) -> str:

@@ -17,6 +17,7 @@ from foreknow.common.files import write_text
 from foreknow.common.wording import figure, interval, known, printable, three_digits
 from foreknow.report import price_words as words
 from foreknow.report.html import page_environment
+from foreknow.report.price_words import QUANTITIES
 from foreknow.viz import priced as pictures
 from foreknow.viz.priced import measure_name, role_name
 from foreknow.viz.style import to_svg
@@ -29,16 +30,6 @@ FIELDS = (
     "comparisons", "losses", "n_labels", "seconds", "command", "environment", "date", "notes", "line",
 )  # fmt: skip
 """What a record must have."""
-
-QUANTITIES = (
-    ("difference", "difference"),
-    ("sample_ratio", "sample ratio"),
-    ("code_bits", "code bits"),
-    ("matched_bits", "matched bits"),
-    ("time_ratio", "time ratio"),
-    ("memory_ratio", "memory ratio"),
-)
-"""Fields of a comparison and what they are called."""
 
 NOTHING = "–"
 
@@ -78,13 +69,12 @@ def price_page(record: Mapping[str, Any]) -> str:
     environment.filters.update(
         seconds=_seconds, measure=measure_name, role=role_name, capitalize_first=words.capitalised
     )
-    comparisons = [row for row in price["comparisons"] if known(row["difference"]["value"])]
     return environment.get_template("price.html").render(
-        price=price, words=words, verdict=words.verdict(comparisons[0]["difference"]) if comparisons else "alone",
+        price=price, words=words, verdict=words.verdict(price["comparisons"][0]) if price["comparisons"] else "alone",
         quantities=QUANTITIES, level=_level(price), measures=[_measure_table(price, key) for key in measures(price)],
         comparisons=[comparison_row(price, row) for row in price["comparisons"]],
         details=list(_details(price["comparisons"])), times=_times(price), facts=_facts(price),
-        placebos=[text for row in price["comparisons"] if (text := words.placebo(price, row))],
+        placebos=[text for row in price["comparisons"] if (text := words.placebo(row))],
         calibrations=list(_calibrations(price)), bins=list(_bins(price)),
         losses=[_loss(price, loss) for loss in price["losses"]], sources=_sources(price),
         by_source=list(_by_source(price)),
@@ -127,12 +117,9 @@ def measures(price: Mapping[str, Any]) -> list[str]:
 def comparison_row(price: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     """One comparison as the table and the sentences show it."""
     cells = {key: _estimate(row[key], suffix="x" if key.endswith("_ratio") else "") for key, _ in QUANTITIES}
-    return {
-        **row,
-        "cells": cells,
-        "verdict": words.verdict(row["difference"]),
-        "sentences": words.sentences(price, row),
-    }
+    difference = cells["difference"]
+    cells["difference"] = Cell(difference.text, tuple(filter(None, [*difference.small, words.shown(row)])))
+    return {**row, "cells": cells, "sentences": words.sentences(price, row)}
 
 
 def flat(mapping: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
@@ -160,10 +147,10 @@ def _measure_table(price: Mapping[str, Any], measure: str) -> dict[str, Any]:
 
 
 def _estimate(estimate: Mapping[str, Any], *, suffix: str) -> Cell:
-    """The number over its interval, how it was found, and whether it counts as none."""
+    """The number over its interval and how it was found."""
     value = words.plain_number({**estimate, "low": None}, suffix=suffix, signed=not suffix)
     span = interval(estimate["low"], estimate["high"]).strip() if known(estimate["value"]) else ""
-    return Cell(value, tuple(filter(None, [span, words.rung_of(estimate), words.no_effect(estimate)])))
+    return Cell(value, tuple(filter(None, [span, words.rung_of(estimate)])))
 
 
 def _mean(mean: float | None, low: float | None, high: float | None) -> Cell:

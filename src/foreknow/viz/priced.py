@@ -43,10 +43,14 @@ NAMES = {
     "nll": "negative log density",
     "crps": "CRPS",
     "auc": "AUC",
+    "auc_loss": "1 - AUC",
+    "error": "share of errors",
     "brier": "Brier score",
     "ece_15": "calibration error",
     "coverage_90": "share inside the 90% intervals",
 }
+WIDTH = 4.4
+"""Of a figure in inches: letters can be read on a phone, and two figures stand side by side on a desk."""
 WIDE = 20.0
 """Losses that differ by more than this factor are drawn on a log scale."""
 
@@ -87,7 +91,7 @@ def learning_curves(record: Mapping[str, Any], measure: str) -> Figure:
         if len(sizes) == 1:
             axes.vlines(x, low, high, color=look["color"], linewidth=1.5)
         else:
-            axes.fill_between(x, low, high, color=look["color"], alpha=0.14, linewidth=0)
+            axes.fill_between(x, low, high, color=look["color"], alpha=0.14 if len(drawn) < 5 else 0.09, linewidth=0)
     axes.set_xscale("log")
     if len(sizes) == 1:
         axes.set_xlim(sizes[0] / 1.6, sizes[0] * 1.6)
@@ -160,7 +164,7 @@ def price_forest(record: Mapping[str, Any]) -> Figure:
     panels = [panel for panel in _PANELS if any(known(row[panel.key]["value"]) for row in rows)]
     if not panels:
         raise InputError("this price holds no comparison of arms with a number.")
-    figure = new_figure(5.2, len(panels) * (0.85 + 0.25 * len(rows)))
+    figure = new_figure(WIDTH, len(panels) * (0.85 + 0.25 * len(rows)))
     places = np.arange(len(rows))[::-1]
     for axes, panel in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
         _one_panel(axes, panel, rows, places)
@@ -225,7 +229,7 @@ def reliability(record: Mapping[str, Any]) -> Figure:
     arms = calibrated(record)
     if not arms:
         raise InputError("no arm of this price has probabilities, so there is no reliability to draw.")
-    figure, (left, right) = _figure_with(1, 2, width=5.2, height=3.1)
+    figure, (left, right) = _figure_with(1, 2, width=WIDTH, height=2.75)
     for axes, when in ((left, "before"), (right, "after")):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--", label="as stated")
         for arm in arms:
@@ -272,7 +276,7 @@ def _looks(arms: Sequence[Mapping[str, Any]]) -> dict[str, Look]:
 
 def _label(arm: Mapping[str, Any]) -> str:
     name = _short(arm["name"], 30)
-    return name if name == arm["role"] else f"{name} ({role_name(arm['role'])})"
+    return name if name == role_name(arm["role"]) else f"{name} ({role_name(arm['role'])})"
 
 
 def _short(name: str, width: int) -> str:
@@ -287,18 +291,18 @@ def _figure_with(rows: int, columns: int, *, width: float, height: float) -> tup
 
 
 def _legend_columns(labels: Sequence[str]) -> int:
-    return 1 if max(map(len, labels)) > 28 else 2
+    return 1 if max(map(len, labels)) > 24 else 2
 
 
 def _with_room_for_legend(arms: Sequence[Mapping[str, Any]]) -> tuple[Figure, Axes]:
     labels = [_label(arm) for arm in arms]
     rows = -(-len(labels) // _legend_columns(labels))
-    return _figure_with(1, 1, width=5.2, height=3.1 + 0.17 * rows)
+    return _figure_with(1, 1, width=WIDTH, height=2.9 + 0.17 * rows)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=_legend_columns(labels), handlelength=4)
+    figure.legend(handles, labels, loc="outside lower left", ncols=_legend_columns(labels), handlelength=3.4)
 
 
 def _has_values(arm: Mapping[str, Any], measure: str) -> bool:
@@ -320,7 +324,8 @@ def _loss_axis(axes: Axes, curves: Sequence[Mapping[str, Any]], label: str) -> N
     values = values[np.isfinite(values)]
     if values.min() > 0 and values.max() > WIDE * values.min():
         axes.set_yscale("log")
-        low, high = (np.log10(end) for end in axes.get_ylim())
+        low, high = np.log10(values.min()) - 0.2, np.log10(values.max()) + 0.2
+        axes.set_ylim(10**low, 10**high)  # a band may reach below zero, where the scale ends
         _plain_ticks(axes, _round_places(low, high), axis="y")
         label += " (log scale)"
     axes.set_ylabel(label)
