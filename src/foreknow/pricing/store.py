@@ -188,8 +188,9 @@ class Store:
             written = db.execute(
                 f"INSERT INTO trials VALUES ({', '.join('?' * len(row))}) ON CONFLICT (key) DO UPDATE SET "
                 "status = excluded.status, seconds = excluded.seconds, wall_s = excluded.wall_s, "
-                "peak_mb = excluded.peak_mb, error = excluded.error, finished = excluded.finished, worker = excluded.worker, "
-                "metrics = excluded.metrics, detail = excluded.detail WHERE trials.status = 'failed'",
+                "peak_mb = excluded.peak_mb, error = excluded.error, finished = excluded.finished, "
+                "worker = excluded.worker, metrics = excluded.metrics, detail = excluded.detail "
+                "WHERE trials.status = 'failed'",
                 row,
             ).rowcount
             db.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (cell.key, self._owner))
