@@ -43,10 +43,23 @@ def test_the_loss_has_the_units_of_the_target(data):
     assert one.rung == "saddlepoint"
 
 
+def test_test_data_and_targets_that_cannot_be_used_are_refused(data):
+    X, y = data
+    model = InductiveBias().fit(X[:30], 100 * y[:30])
+    with pytest.raises(InputError, match="eps=-1 is not above"):
+        model.bits(X[30:], y[30:], -1)
+    with pytest.raises(InputError, match="numbers"):
+        model.bits(X[30:], ["a"] * 90, 0.1)
+    with pytest.raises(InputError, match="y_test has 2"):
+        model.bits(X[30:], y[:2], 0.1)
+    with pytest.raises(InputError, match="features"):
+        model.bits(X[30:, :1], y[30:], 0.1)
+
+
 def test_class_probabilities_are_shares_of_hypotheses(data):
     X, y = data
     label = np.array(["low", "mid", "high"])[np.digitize(y, [0.0, 1.5])]
-    model = InductiveBias(KernelPrior(2, RBF(0.5)), task="classification").fit(X[:60], label[:60])
+    model = InductiveBias(KernelPrior(2, RBF(0.3)), task="classification").fit(X[:60], label[:60])
     p = model.predict_proba(X[60:])
     mean, variance = model.fitting_.moments(X[60:])
     rng = np.random.default_rng(1)

@@ -50,8 +50,11 @@ class Budget:
     first always runs.
 
     Whether a block counts is thus settled before anything is known of it, and the sum of (value - mean) over the
-    counted blocks is zero on average (Wald's identity), however values and durations go together. Their plain average
-    keeps the small bias of any number of blocks that depends on past durations, of the order of 1 / n.
+    counted blocks is zero on average (Wald's identity), however values and durations go together. The number of
+    blocks still depends on past durations, so where values go with durations the plain average keeps a small bias
+    towards long blocks. In simulations of some eight blocks whose value is their duration it was a tenth of a
+    standard error for durations that vary by a fifth, and half of one for exponential durations. A study that must
+    not have it asks for a number of seeds, not for a budget.
 
     Args:
         seconds: the budget.

@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from foreknow.common.deps import require
 from foreknow.common.errors import ConfigError, ResourceError
@@ -29,9 +34,16 @@ class RayTasks:
 
     def __init__(self, work: Work, n_workers: int, n_threads: int, address: str | None) -> None:
         self._ray: Any = require("ray", "engine='ray'")
+        self._running: dict[Any, Cell] = {}
+        self._stdout = sys.stdout
+        sys.stdout = self._diverted = _Diverted(sys.stdout)
         self._ours = not self._ray.is_initialized()
         if self._ours:
-            self._connect(n_workers, n_threads, address)
+            try:
+                self._connect(n_workers, n_threads, address)
+            except BaseException:
+                self.close()
+                raise
         cores = [node["Resources"].get("CPU", 0) for node in self._ray.nodes() if node["Alive"]]
         if max(cores, default=0) < n_threads:
             self.close()
@@ -44,7 +56,6 @@ class RayTasks:
         self._work = self._ray.put(work)
         self._n_workers = n_workers
         self._n_threads = n_threads
-        self._running: dict[Any, Cell] = {}
 
     def n_free(self) -> int:
         return self._n_workers - len(self._running)
@@ -54,8 +65,6 @@ class RayTasks:
 
     def wait(self, timeout_s: float) -> list[Finished]:
         if not self._running:
-            import time
-
             time.sleep(timeout_s)
             return []
         ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
@@ -66,7 +75,10 @@ class RayTasks:
             self._ray.cancel(reference, force=True)
         self._running = {}
         if self._ours and self._ray.is_initialized():
-            self._ray.shutdown()
+            with contextlib.redirect_stdout(sys.stderr):  # it prints what it has kept back
+                self._ray.shutdown()
+        if sys.stdout is self._diverted:
+            sys.stdout = self._stdout
 
     def _result(self, reference: Any, cell: Cell) -> Finished:
         try:
@@ -84,6 +96,9 @@ class RayTasks:
     def _connect(self, n_workers: int, n_threads: int, address: str | None) -> None:
         options = {} if address else {"num_cpus": n_workers * n_threads, "include_dashboard": False}
         try:
+            place = urlsplit(address if address and "://" in address else f"//{address or ''}")
+            if place.hostname and place.port:  # Ray itself would try for minutes
+                socket.create_connection((place.hostname, place.port), timeout=10).close()
             with _environment(_QUIET):
                 self._ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **options)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
@@ -91,6 +106,20 @@ class RayTasks:
                 f"no Ray cluster could be {'reached at ' + repr(address) if address else 'started'}: {error}",
                 hint="Is the address right? Without one a cluster is started on this machine.",
             ) from error
+
+
+class _Diverted:
+    """Standard output without what Ray's own threads say about dead workers, which goes to standard error."""
+
+    def __init__(self, out: Any) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        is_ray = threading.current_thread().name.startswith("ray_")
+        return int((sys.stderr if is_ray else self._out).write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._out, name)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from foreknow.common.files import atomic_path
 from foreknow.pricing.records import Trial
 
 _TEXTS = ("key", "study", "source", "data_hash", "arm", "status", "error", "finished", "worker")
-_COLUMNS = (*_TEXTS[:5], "size", "seed", "status", "seconds", "peak_mb", *_TEXTS[6:])
+_COLUMNS = (*_TEXTS[:5], "size", "seed", "status", "seconds", "wall_s", "peak_mb", *_TEXTS[6:])
 _NESTED = ("settings", "versions", "detail")
 
 
@@ -49,7 +49,8 @@ def export_trials(trials: Sequence[Trial], path: str | Path) -> None:
 
 def _row(trial: Trial) -> dict[str, Any]:
     row = {"key": trial.cell.key, **trial.cell.to_dict()}
-    row |= {name: getattr(trial, name) for name in ("status", "seconds", "peak_mb", "error", "finished", "worker")}
+    names = ("status", "seconds", "wall_s", "peak_mb", "error", "finished", "worker")
+    row |= {name: getattr(trial, name) for name in names}
     return row | {"detail": dict(trial.detail)} | {f"metric_{name}": value for name, value in trial.metrics.items()}
 
 

@@ -99,6 +99,7 @@ class Trial:
         error: one line, where it failed.
         finished: UTC time, ISO 8601.
         worker: host and process that ran it.
+        wall_s: wall-clock time of the whole cell, with reading and scoring; for plans and budgets.
     """
 
     cell: Cell
@@ -110,6 +111,7 @@ class Trial:
     error: str = ""
     finished: str = ""
     worker: str = ""
+    wall_s: float = 0.0
 
     def __post_init__(self) -> None:
         check_option("Trial", "status", self.status, ("done", "failed"))

@@ -84,7 +84,7 @@ def _laws(trials: Sequence[Trial]) -> dict[str, Callable[[int], tuple[float, flo
 
     def law(found: list[Trial]) -> Callable[[int], tuple[float, float]]:
         sizes = [trial.cell.size for trial in found]
-        seconds = _power(sizes, [trial.seconds for trial in found], floor=1e-3)
+        seconds = _power(sizes, [trial.wall_s for trial in found], floor=1e-3)
         memory = _power(sizes, [trial.peak_mb for trial in found], floor=1.0)
         return lambda size: (seconds(size), memory(size))
 

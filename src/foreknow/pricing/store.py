@@ -45,8 +45,9 @@ _CHUNK = 500  # keys in one query; SQLite allows 999 parameters everywhere
 _SCHEMA = """
 CREATE TABLE trials (
     key TEXT PRIMARY KEY, study TEXT NOT NULL, source TEXT NOT NULL, arm TEXT NOT NULL, size INTEGER NOT NULL,
-    seed INTEGER NOT NULL, status TEXT NOT NULL, seconds REAL NOT NULL, peak_mb REAL NOT NULL, error TEXT NOT NULL,
-    finished TEXT NOT NULL, worker TEXT NOT NULL, cell TEXT NOT NULL, metrics TEXT NOT NULL, detail TEXT NOT NULL
+    seed INTEGER NOT NULL, status TEXT NOT NULL, seconds REAL NOT NULL, wall_s REAL NOT NULL, peak_mb REAL NOT NULL,
+    error TEXT NOT NULL, finished TEXT NOT NULL, worker TEXT NOT NULL, cell TEXT NOT NULL, metrics TEXT NOT NULL,
+    detail TEXT NOT NULL
 );
 CREATE INDEX trials_by_arm ON trials (study, arm, size);
 CREATE TABLE claims (
@@ -54,7 +55,7 @@ CREATE TABLE claims (
     heartbeat REAL NOT NULL
 );
 """
-_READ = "SELECT key, cell, status, metrics, detail, seconds, peak_mb, error, finished, worker FROM trials"
+_READ = "SELECT key, cell, status, metrics, detail, seconds, peak_mb, error, finished, worker, wall_s FROM trials"
 
 
 class Store:
@@ -181,14 +182,15 @@ class Store:
         """
         cell = trial.cell
         row = (cell.key, cell.study, cell.source, cell.arm, cell.size, cell.seed, trial.status, float(trial.seconds),
-               float(trial.peak_mb), trial.error, trial.finished, trial.worker, to_json(cell.to_dict()),
-               to_json(trial.metrics), to_json(trial.detail))  # fmt: skip
+               float(trial.wall_s), float(trial.peak_mb), trial.error, trial.finished, trial.worker,
+               to_json(cell.to_dict()), to_json(trial.metrics), to_json(trial.detail))  # fmt: skip
         with self._writing() as db:
             written = db.execute(
                 f"INSERT INTO trials VALUES ({', '.join('?' * len(row))}) ON CONFLICT (key) DO UPDATE SET "
-                "status = excluded.status, seconds = excluded.seconds, peak_mb = excluded.peak_mb, "
-                "error = excluded.error, finished = excluded.finished, worker = excluded.worker, "
-                "metrics = excluded.metrics, detail = excluded.detail WHERE trials.status = 'failed'",
+                "status = excluded.status, seconds = excluded.seconds, wall_s = excluded.wall_s, "
+                "peak_mb = excluded.peak_mb, error = excluded.error, finished = excluded.finished, "
+                "worker = excluded.worker, metrics = excluded.metrics, detail = excluded.detail "
+                "WHERE trials.status = 'failed'",
                 row,
             ).rowcount
             db.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (cell.key, self._owner))
@@ -210,8 +212,8 @@ class Store:
         return [self._trial(row) for row in self._read(_READ + where + order, tuple(chosen.values()))]
 
     def outcomes(self, keys: Iterable[str]) -> dict[str, tuple[str, str, float]]:
-        """Status, finishing time and seconds of those of `keys` that have a row."""
-        rows = self._read_keys("SELECT key, status, finished, seconds FROM trials", keys)
+        """Status, finishing time and wall-clock seconds of those of `keys` that have a row."""
+        rows = self._read_keys("SELECT key, status, finished, wall_s FROM trials", keys)
         return {key: (status, finished, seconds) for key, status, finished, seconds in rows}
 
     def begun(self, keys: Iterable[str]) -> bool:

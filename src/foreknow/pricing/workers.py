@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from time import perf_counter
 from typing import Protocol
 
 from foreknow.common.errors import ConfigError, ForeknowWarning, ResourceError
@@ -69,7 +70,7 @@ def execute(work: Work, cell: Cell, n_threads: int) -> Finished:
 
     Warnings of other packages that the filters let through are dropped here, as hundreds of cells would repeat them.
     """
-    start = time.perf_counter()
+    start = perf_counter()
     outcome, error = Outcome({}), ""
     with warnings.catch_warnings(record=True) as caught, _capped(n_threads), PeakMemory() as memory:
         warnings.simplefilter("always", ForeknowWarning)
@@ -87,9 +88,10 @@ def execute(work: Work, cell: Cell, n_threads: int) -> Finished:
         error,
         utc_now(),
         f"{platform.node()}:{os.getpid()}",
+        wall_s := perf_counter() - start,
     )
     ours = tuple(str(item.message) for item in caught if issubclass(item.category, ForeknowWarning))
-    return Finished(trial, time.perf_counter() - start, ours)
+    return Finished(trial, wall_s, ours)
 
 
 def died(cell: Cell, why: str) -> Finished:

@@ -49,6 +49,8 @@ CARD = Card(
         "The system standardises numeric targets by the training rows before it conditions; the loss is given back in "
         "the units of the target. Classes are one-hot, as published.",
         "Class probabilities are the shares of hypotheses whose output for the class is the largest.",
+        "The proof of architectures trains on 1000 signals, the most that fit the time; in trials with 500 signals the "
+        "convolution had the lower error rate, but no lower squared error than the MLP.",
         "The paper's error bound in the number of samples and its tables were not available; its tasks Omniglot, "
         "CIFAR-10 and the inverted pendulum are replaced by digits, random teachers and MNIST-1D.",
     ),

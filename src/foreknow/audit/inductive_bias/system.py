@@ -11,13 +11,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Generator, Tensor
 
-from foreknow.audit.inductive_bias.bits import Bits, BitsCurve
+from foreknow.audit.inductive_bias.bits import Bits, BitsCurve, check_eps
 from foreknow.audit.inductive_bias.card import CARD
 from foreknow.audit.inductive_bias.kernels import RBF, FittingKernel, KernelHypotheses, KernelLaw, White
 from foreknow.common.errors import CheckpointError, ConfigError, InputError
 from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import numpy_stream
-from foreknow.common.validate import check_int, check_option
+from foreknow.common.validate import as_vector, check_int, check_option
 from foreknow.core.evidence import Evidence
 from foreknow.core.predictive import Categorical, Gaussian, Predictive
 from foreknow.core.prior import Prior, Simulator, Unrelated
@@ -128,7 +128,7 @@ class InductiveBias(System):
                 )
             target = np.eye(len(self.classes_))[np.searchsorted(self.classes_, np.asarray(y_test))]
         else:
-            target = (np.asarray(y_test, dtype=np.float64) - self.shift_) / self.scale_
+            target = (as_vector("InductiveBias", y_test, name="y_test", n=len(rows)) - self.shift_) / self.scale_
         return self.fitting_.law(rows, target)
 
     def bits(self, X_test: ArrayLike, y_test: ArrayLike, eps: float) -> Bits:
@@ -143,7 +143,7 @@ class InductiveBias(System):
             NotFittedError: before `fit`.
             InputError: no hypothesis reaches eps, or the test data cannot be used.
         """
-        return self.law(X_test, y_test).bits(eps / self.scale_**2)
+        return self.curve(X_test, y_test, [eps]).bits[0]
 
     def curve(self, X_test: ArrayLike, y_test: ArrayLike, eps: Sequence[float] | None = None) -> BitsCurve:
         """Bits against the target loss; steeper is harder.
@@ -153,11 +153,11 @@ class InductiveBias(System):
             y_test: their targets, shape (N,).
             eps: target losses; by default sixteen from a twentieth of the expected loss up to it.
         """
-        law = self.law(X_test, y_test)
+        law, unit = self.law(X_test, y_test), self.scale_**2
         if eps is None:
-            share = np.geomspace(0.05, 1.0, 16)
-            eps = tuple(float(v) for v in (law.constant + share * (law.mean - law.constant)) * self.scale_**2)
-        return BitsCurve(tuple(float(v) for v in eps), tuple(law.bits(v / self.scale_**2) for v in eps))
+            eps = [float(v) for v in unit * (law.constant + np.geomspace(0.05, 1.0, 16) * (law.mean - law.constant))]
+        targets = tuple(check_eps("InductiveBias", value, noise=unit * law.constant) for value in eps)
+        return BitsCurve(targets, tuple(law.bits(value / unit) for value in targets))
 
     # Hooks ---------------------------------------------------------------------------------------------------
 
