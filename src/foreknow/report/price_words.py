@@ -151,11 +151,6 @@ def plain_number(estimate: Record, *, suffix: str = "", signed: bool = False) ->
     return number({**estimate, "extrapolated": False}, suffix=suffix, signed=signed)
 
 
-def loss_unit(record: Record) -> str:
-    """What a difference of the main loss is counted in."""
-    return record["unit"] or measure_name(record["measure"])
-
-
 # Parts -------------------------------------------------------------------------------------------------------------
 
 
