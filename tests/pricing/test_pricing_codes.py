@@ -178,3 +178,14 @@ GOOD = np.ones((2, 2, len(GRID)))
 def test_bad_arguments(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_orders_of_one_table_are_averaged_before_tables_are_compared() -> None:
+    rng = np.random.default_rng(0)
+    on, other = (rng.uniform(1, 4, (5, 3, 2, len(GRID))) for _ in range(2))
+    found = code_difference(on, other, [4, 4], rng=numpy_stream(0))
+    each = [
+        np.mean([code_length(b, [4, 4]).bits - code_length(a, [4, 4]).bits for a, b in zip(*unit, strict=True)])
+        for unit in zip(on, other, strict=True)
+    ]
+    assert found.value == pytest.approx(np.mean(each)) and found.n_units == 5

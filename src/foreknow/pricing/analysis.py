@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -211,19 +211,16 @@ def _last(cells: _Cells, arm: Arm, name: str, least: float) -> Array:
 
 def _code_bits(cells: _Cells, on: str, other: str, rng: np.random.Generator) -> Estimate:
     """Bits by which the prequential code of `other` is longer, per unit."""
-    lengths = []
-    for arm in (on, other):
-        rows = {}
-        for source in cells.sources:
-            for seed in cells.seeds:
-                line = cells.of(arm, source, seed)[:-1]
-                if not line or not all(trial.detail.get("block_loss") for trial in line):
-                    return Estimate(math.nan, note="needs probabilities in both arms and at least two sizes")
-                blocks = np.array([trial.detail["block_loss"] for trial in line], dtype=np.float64)
-                counts = np.array([trial.detail["n_block"] for trial in line])
-                rows[source, seed] = [codes.code_length(blocks, counts).bits]
-        lengths.append(cells.per_unit(rows)[:, 0])
-    return replace(effects.paired_effect(lengths[1] - lengths[0], rng=rng), rung="prequential")
+    units = [[(source, seed)] for source in cells.sources for seed in cells.seeds]
+    if len(cells.sources) > 1:
+        units = [[(source, seed) for seed in cells.seeds] for source in cells.sources]
+    lines = [[[cells.of(arm, *place)[:-1] for place in unit] for unit in units] for arm in (on, other)]
+    trials = [trial for arm in lines for unit in arm for line in unit for trial in line]
+    if not trials or not all(trial.detail.get("block_loss") for trial in trials):
+        return Estimate(math.nan, note="needs probabilities in both arms and at least two sizes")
+    counts = [int(trial.detail["n_block"]) for trial in lines[0][0][0]]
+    ours, theirs = ([[[t.detail["block_loss"] for t in line] for line in unit] for unit in arm] for arm in lines)
+    return codes.code_difference(ours, theirs, counts, rng=rng)
 
 
 def _matched_bits(cells: _Cells, ours: Array, theirs: Array, rng: np.random.Generator) -> Estimate:

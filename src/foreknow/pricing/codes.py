@@ -88,7 +88,8 @@ def code_difference(
     """Bits that on saves over all coded labels: the other arm's code length minus that of on, paired over units.
 
     Args:
-        on, other: total loss in nats of each block, in the order of coding, shape (units, blocks, G).
+        on, other: total loss in nats of each block, in the order of coding, shape (units, blocks, G), or (units,
+            repeats, blocks, G) where a unit (a table) was coded in several orders: its bits are their mean.
         n_block: labels of each block, shape (blocks,): both arms code the same labels.
         level, n_boot, rng: as in `foreknow.pricing.effects.paired_effect`.
 
@@ -98,13 +99,16 @@ def code_difference(
     owner = "code_difference"
     check_level(owner, level)
     mine, theirs = np.asarray(on, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    if mine.shape != theirs.shape or mine.ndim != 3 or not len(mine):
+    if mine.shape != theirs.shape or mine.ndim not in (3, 4) or 0 in mine.shape[:-2]:
         raise InputError(
             f"{owner}: on and other must have one shape (units, blocks, {len(GRID)}), got {mine.shape}, {theirs.shape}."
         )
-    if not mine.shape[1]:
+    if not mine.shape[-2]:
         return Estimate(math.nan, level=level, n_units=len(mine), rung="prequential", note="no block was coded")
-    saved = [code_length(b, n_block).bits - code_length(a, n_block).bits for a, b in zip(mine, theirs, strict=True)]
+    bits = [
+        [code_length(blocks, n_block).bits for blocks in arm.reshape(-1, *arm.shape[-2:])] for arm in (mine, theirs)
+    ]
+    saved = np.reshape(np.subtract(bits[1], bits[0]), (len(mine), -1)).mean(axis=1)
     found = paired_effect(saved, level=level, n_boot=n_boot, rng=rng)
     labels = int(np.asarray(n_block).sum())
     note = "; ".join(part for part in (f"over {labels} labels a unit", found.note) if part)

@@ -229,7 +229,7 @@ class Comparison:
         difference: of the main loss at the largest size, on minus the other: negative is better.
         sample_ratio: times the data that the other arm needs to reach the same loss.
         code_bits: difference of prequential code lengths in bits over all coded labels, the other minus on.
-        matched_bits: median-matched bits of the other arm minus one (dossier of `inductive-bias`).
+        matched_bits: median-matched bits of the other arm minus one (see `inductive-bias`).
         time_ratio: seconds of on divided by the other's, at the largest size.
         memory_ratio: likewise for the peak memory.
         verdict: "held" if on is shown to be the better arm (a one-sided test of the difference at 5%), "failed" if the
@@ -280,7 +280,7 @@ class Price:
         comparisons: on against every other arm, "off" first; the first is the price.
         losses: where on loses.
         n_labels: labels coded by the prequential code, per unit.
-        seconds: of the whole run, this session.
+        seconds: of the run that computed it.
         command: that regenerates it.
         environment: machine and versions.
         date: of the last cell.

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
+from foreknow.core.calibration import reliability_bins
 from foreknow.core.measures import auc_ovo
 from foreknow.core.predictive import Predictive
 from foreknow.pricing.records import Outcome
@@ -65,7 +66,7 @@ def score_classes(
     losses = -_picked(logs, y)  # (g, n)
     probs = np.exp(logs)
     squared = np.square(probs - np.eye(p.shape[1])[y]).sum(axis=-1).mean(axis=1)
-    bins = [_bins(one, y) for one in probs]
+    bins = [reliability_bins(one, y, _N_BINS) for one in probs]
     ece = [float(sum(share * abs(right - sure) for sure, right, share in one)) for one in bins]
     detail = {
         "test_loss": _rounded(losses.mean(axis=1)),
@@ -135,17 +136,6 @@ def _picked(logs: Floats, y: Codes | None) -> Floats:
     """Of shape (g, n): the value of the true class."""
     assert y is not None  # given wherever probabilities are
     return logs[:, np.arange(len(y)), y]
-
-
-def _bins(probs: Floats, y: Codes) -> list[tuple[float, float, float]]:
-    """Equal-width bins (low, high] of the confidence that are not empty."""
-    sure, right = probs.max(axis=1), probs.argmax(axis=1) == y
-    place = np.clip(np.ceil(sure * _N_BINS).astype(int) - 1, 0, _N_BINS - 1)
-    return [
-        (float(sure[here].mean()), float(right[here].mean()), float(here.mean()))
-        for here in (place == index for index in range(_N_BINS))
-        if here.any()
-    ]
 
 
 def _widened(dist: Predictive, y: Floats | None, scale: float) -> tuple[Floats, Floats]:
