@@ -1,6 +1,7 @@
 """`price` as a whole: with arms of known effect, callers' own arms and sources, and a real system."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -256,3 +257,24 @@ def test_held_is_rarely_said_of_a_prior_that_buys_nothing():
         verdicts.append(found.comparisons[0].verdict)
     # 5% of 120 are 6; without a test one arm would be called better every time.
     assert verdicts.count("held") < 14 and verdicts.count("failed") < 14 and verdicts.count("open") > 90
+
+
+def test_the_plan_is_told_after_the_first_block_and_before_the_rest():
+    log, told = [], []
+    arms = {"on": power_law(2.0, log=log), "off": power_law(1.0, log=log)}
+    study = design(None, Numbers(), arms=arms, sizes=[4, 8], seeds=4)
+    study.run(on_plan=lambda plan: told.append((plan, len(log))))
+    ((plan, n_run),) = told
+    assert n_run == 4 and len(log) == 16
+    assert plan.n_left == 12 and plan.known_share == 1 and plan.seconds > 0
+
+
+def test_a_budget_stops_between_blocks():
+    def slow(split, seed):
+        time.sleep(0.05)
+        return power_law(1.0)(split, seed)
+
+    study = design(None, Numbers(), arms={"on": slow, "off": slow}, sizes=[4, 8], seeds=40)
+    found = study.run(budget=0.9, on_plan=lambda plan: None)
+    assert 2 <= len(found.seeds) < 40 and found.seeds == tuple(range(len(found.seeds)))
+    assert found.n_planned == 40 and any("Stopped early" in note for note in found.notes)

@@ -6,11 +6,14 @@ import json as json_format
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foreknow.cli.common import Interrupted, Json, ProgressBar, Slug, emit, output_folder, say
+
+if TYPE_CHECKING:
+    from foreknow.pricing.schedule import Plan
 
 WORTH_SAYING_S = 20.0
 """Expected times below this are not announced."""
@@ -63,18 +66,16 @@ def price(
     )  # fmt: skip
     folder = output_folder(out)
     file = store or folder / "cells.sqlite"
-    ahead = study.plan(file, n_workers=workers)
     if plan:
+        ahead = study.plan(file, n_workers=workers)
         if not emit(vars(ahead), json):
             typer.echo(ahead.text())
         return
-    if ahead.n_left and not ahead.seconds <= WORTH_SAYING_S:  # NaN while nothing is known
-        say(ahead.text())
     try:
         with ProgressBar(f"pricing {slug}") as progress:
             price = study.run(
                 budget=budget, margin=margin, store=file, engine=engine, n_workers=workers, retry_failed=retry_failed,
-                progress=progress, command=shlex.join(["foreknow", *sys.argv[1:]]),
+                progress=progress, on_plan=_tell, command=shlex.join(["foreknow", *sys.argv[1:]]),
             )  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted(f"finished cells are kept in {file}; the same command goes on from there.") from None
@@ -87,6 +88,11 @@ def price(
     if not emit({**record, "written_to": written}, json):
         show_price(record)
         typer.echo("\n" + "   ".join(f"{name}: {path}" for name, path in written.items()))
+
+
+def _tell(ahead: Plan) -> None:
+    if ahead.n_left and ahead.seconds > WORTH_SAYING_S:
+        say(ahead.text())
 
 
 def _data(paths: list[Path] | None) -> Any:

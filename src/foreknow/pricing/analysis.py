@@ -270,7 +270,8 @@ def _notes(cells: _Cells, stopped: str, failed: Mapping[str, int]) -> tuple[str,
     if len(cells.sources) == 1:
         notes.append("All shuffles draw from the same rows: the intervals speak of this table, not of others like it.")
     notes += [f"{arm}: {n} cells failed, and their whole blocks are left out." for arm, n in failed.items() if n]
-    return (*notes, *([f"Stopped early: {stopped}."] if stopped else []))
+    why = "the next block was not expected to end within the budget" if stopped == "budget" else stopped
+    return (*notes, *([f"Stopped early: {why}."] if stopped else []))
 
 
 def _today() -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 
@@ -145,18 +146,33 @@ class Study:
         n_workers: int = 1,
         retry_failed: bool = False,
         progress: ProgressCallback | None = None,
+        on_plan: Callable[[Plan], None] | None = None,
         command: str = "",
     ) -> Price:
-        """Run the cells that the store does not hold, and price; see `price` for the settings."""
+        """Run the cells that the store does not hold, and price; see `price` for the settings.
+
+        Args:
+            on_plan: told what time and memory the run will take, before it begins; where nothing is known of any arm,
+                after the first block.
+            command: kept in the price, to get it again.
+        """
         check_int("price", "n_workers", n_workers, low=1)
         check_option("price", "engine", engine, ENGINES)
         seconds, start = read_budget(budget), time.perf_counter()
         work = _Work({arm.name: arm for arm in self.arms}, {source.content_hash: source for source in self.sources})
         with _opened(store) as cells:
-            summary = run_cells(
-                self.blocks, work, store=cells, engine=engine, n_workers=n_workers, budget_s=seconds,
-                progress=progress, retry_failed=retry_failed,
+            run = partial(
+                run_cells, work=work, store=cells, engine=engine, n_workers=n_workers, progress=progress,
+                retry_failed=retry_failed,
             )  # fmt: skip
+            if on_plan is not None:
+                ahead = estimate(self.cells, cells, n_workers=n_workers)
+                if math.isnan(ahead.seconds):
+                    run(self.blocks[:1])
+                    ahead = estimate(self.cells, cells, n_workers=n_workers)
+                on_plan(ahead)
+            left = None if seconds is None else max(0.0, seconds - (time.perf_counter() - start))
+            summary = run(self.blocks, budget_s=left)
             trials = {cell.key: trial for cell in self.cells if (trial := cells.get(cell.key)) is not None}
         return analyse(
             self.name, self.arms, self.sources, self.sizes, self.blocks, trials, title=self.title, measure=measure,
