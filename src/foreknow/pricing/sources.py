@@ -21,7 +21,7 @@ from foreknow.common.files import hash_bytes
 from foreknow.common.rng import numpy_stream
 from foreknow.common.validate import check_int, check_real
 from foreknow.data.readers import read_table
-from foreknow.data.table import Column, Table, as_table
+from foreknow.data.table import Table, as_table
 from foreknow.report.baselines import as_numbers
 from foreknow.report.target import Target, read_target
 
@@ -133,6 +133,7 @@ class TableSource:
         if not self._scale > 0:
             raise InputError(f"the target {target!r} has the same value in every row: there is nothing to learn.")
         self.test_share, self._max_test = test_share, max_test
+        self._last: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
         self.n_left_out = known.y.size - len(rows)
         self.n_min = max(8, 2 * len(self.classes))
         self.n_max = min(self._n_pool(seed) for seed in range(3)) if self._groups is not None else self._n_pool(0)
@@ -191,6 +192,11 @@ class TableSource:
 
     def _order(self, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Test rows, and the other rows in the order in which they are learnt from."""
+        if self._last is None or self._last[0] != seed:
+            self._last = seed, *self._shuffled(seed)
+        return self._last[1:]
+
+    def _shuffled(self, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         order = numpy_stream(seed, "price", "split").permutation(len(self._y))
         if self._groups is not None:
             names = numpy_stream(seed, "price", "groups").permutation(self._groups.max() + 1)
@@ -227,11 +233,10 @@ class TableSource:
 
     def _hash(self, groups: str | None) -> str:
         parts = [self.target, self.task, repr(self.classes), groups or "", repr(self.test_share), repr(self._max_test)]
-        parts += [part for column in self._features.columns for part in (column.name, column.kind, _text(column))]
-        parts.append("\x1f".join(map(repr, self._y.tolist())))
-        if self._groups is not None:
-            parts.append(repr(self._groups.tolist()))
-        return hash_bytes(*(part.encode("utf-8", "surrogatepass") for part in parts))
+        parts += [part for column in self._features.columns for part in (column.name, column.kind)]
+        arrays = [column.values for column in self._features.columns] + [self._y]
+        arrays += [] if self._groups is None else [self._groups]
+        return hash_bytes(*(part.encode("utf-8", "surrogatepass") for part in parts), *map(_as_bytes, arrays))
 
 
 def as_sources(data: object, *, target: str | None, task: str, groups: str | None = None) -> list[Source]:
@@ -292,5 +297,7 @@ def _dense(known: Target, rows: NDArray[np.int64]) -> tuple[NDArray[Any], list[i
     return codes.astype(np.int64), [int(code) for code in old]
 
 
-def _text(column: Column) -> str:
-    return "\x1f".join(map(repr, column.values.tolist()))
+def _as_bytes(values: NDArray[Any]) -> bytes:
+    if values.dtype != object:
+        return np.ascontiguousarray(values).tobytes()
+    return "\x1f".join(map(repr, values.tolist())).encode("utf-8", "surrogatepass")

@@ -69,7 +69,7 @@ def price(
         arms: names to choose from the system's own ("on", "off", "wrong", and the plain methods by name or all
             together as "plain"), or a mapping name -> estimator, system or function (split, seed) -> losses, whose
             names "on", "off" and "wrong" are roles and all others plain methods; None takes all of the system's.
-        sizes: training sizes; by default powers of two, at most six.
+        sizes: training sizes; by default powers of two up to 1024, at most six.
         seeds: number of shuffles, at least 2; five or more are wanted.
         budget: wall-clock time, in seconds or as "90s", "10m", "2h": no block begins that is not expected to end
             within it.
@@ -265,7 +265,7 @@ def choose_sizes(sources: Sequence[Source], sizes: Sequence[int] | None) -> dict
     """
     low, high = max(source.n_min for source in sources), min(source.n_max for source in sources)
     if sizes is None:
-        powers = [2**k for k in range(3, 31) if max(low, 16 if high >= 32 else 8) <= 2**k <= high]
+        powers = [2**k for k in range(3, 11) if max(low, 16 if high >= 32 else 8) <= 2**k <= high]
         wanted = powers[-MOST_SIZES:] or [high]
     else:
         wanted = sorted({check_int("price", "sizes", size, low=1) for size in sizes})
