@@ -232,8 +232,8 @@ class Comparison:
         matched_bits: median-matched bits of the other arm minus one (see `inductive-bias`).
         time_ratio: seconds of on divided by the other's, at the largest size.
         memory_ratio: likewise for the peak memory.
-        verdict: "held" if on is shown to be the better arm (a one-sided test of the difference at 5%), "failed" if the
-            other one is, else "open".
+        verdict: "held" if on is shown to be the better arm (the interval of the difference lies below 0; false in 2.5%
+            of priors that buy nothing), "failed" if the other one is, else "open".
     """
 
     arm: str
