@@ -281,3 +281,15 @@ def test_a_budget_stops_between_blocks():
     found = study.run(budget=0.9, on_plan=lambda plan: None)
     assert 2 <= len(found.seeds) < 40 and found.seeds == tuple(range(len(found.seeds)))
     assert found.n_planned == 40 and any("Stopped early" in note for note in found.notes)
+
+
+def test_matched_bits_count_where_there_are_seeds_enough():
+    def spread(centre):
+        return lambda split, seed: float(np.random.default_rng([seed, int(10 * centre)]).normal(centre, 1.0))
+
+    far = price(None, Numbers(), arms={"on": spread(5.0), "off": spread(7.0)}, sizes=[4], seeds=60).comparisons[0]
+    # Pr[N(7, 1) <= 5] is 5.46 bits, and the median itself costs one.
+    assert far.matched_bits.rung in ("counting", "parametric") and far.matched_bits.n_units == 60
+    assert far.matched_bits.low < 4.46 < far.matched_bits.high
+    few = price(None, Numbers(), arms={"on": spread(5.0), "off": spread(9.0)}, sizes=[4], seeds=5).comparisons[0]
+    assert np.isnan(few.matched_bits.value) and "20 or more" in few.matched_bits.note
