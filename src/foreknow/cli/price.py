@@ -36,6 +36,10 @@ def price(
     sizes: Annotated[str | None, typer.Option("--sizes", help="Training sizes, with commas: 16,32,64.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=2, help="Number of shuffles; five or more are wanted.")] = 5,
     budget: Annotated[str | None, typer.Option("--budget", help="Time to stop after: 90s, 10m, 2h.")] = None,
+    measure: Annotated[
+        str | None,
+        typer.Option("--measure", help="Loss that is priced: log_loss (recalibrated), log_loss_as_is, rmse, brier..."),
+    ] = None,
     margin: Annotated[
         float | None, typer.Option("--margin", help="Differences of the loss below this count as none (tested).")
     ] = None,
@@ -74,7 +78,7 @@ def price(
     try:
         with ProgressBar(f"pricing {slug}") as progress:
             price = study.run(
-                budget=budget, margin=margin, store=file, engine=engine, n_workers=workers, retry_failed=retry_failed,
+                budget=budget, measure=measure, margin=margin, store=file, engine=engine, n_workers=workers, retry_failed=retry_failed,
                 progress=progress, on_plan=_tell, command=shlex.join(["foreknow", *sys.argv[1:]]),
             )  # fmt: skip
     except KeyboardInterrupt:
