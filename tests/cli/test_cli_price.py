@@ -57,6 +57,7 @@ def test_a_plan_runs_nothing(cli):
         (("price", "tabpfn", "table.csv", "--target", "kind", "--sizes", "16,1000"), "between"),
         (("price", "tabpfn", "table.csv", "--target", "kind", "--arms", "on,of"), "arms"),
         (("price", "tabpfn", "table.csv", "--target", "kind", "--budget", "soon"), "budget"),
+        (("price", "tabpfn", "table.csv", "--target", "kind", "--measure", "rmse"), "measure"),
         (("price", "tabpfn", "table.csv", "--target", "kind", "--engine", "cloud"), "engine"),
         (("price", "tabpfn", "table.csv", "--target", "kind", "--groups", "nobody"), "nobody"),
         (("price", "pfn", "table.csv", "--target", "a", "--task", "regression", "--sizes", "16,32"), "columns"),

@@ -105,12 +105,12 @@ def plain_arms(system: System | None, task: str) -> tuple[Arm, ...]:
     own = {} if system is None else dict(system.plain_baselines())
     if own:
         return tuple(
-            Arm(name, "plain", name, _Run(_Seeded(make), "table"), {"plain": name}) for name, make in own.items()
+            Arm(name, "plain", name, TableRun(_Seeded(make), "table"), {"plain": name}) for name, make in own.items()
         )
     if task not in ("classification", "regression"):
         return ()
     return tuple(
-        Arm(name, "plain", _PLAIN.get(name, name), _Run(_Plain(build), "matrix"), _settings_of(name))
+        Arm(name, "plain", _PLAIN.get(name, name), TableRun(_Plain(build), "matrix"), _settings_of(name))
         for name, build in baselines_for(task).items()
         if name not in IGNORANT
     )
@@ -139,7 +139,11 @@ def as_arm(name: str, thing: object, *, role: str = "plain") -> Arm:
         return _system_arm(thing, name, role, f"{type(thing).__name__} as given")
     if isinstance(thing, BaseEstimator) or (hasattr(thing, "fit") and hasattr(thing, "get_params")):
         return Arm(
-            name, role, f"{type(thing).__name__} as given", _Run(_Cloned(thing), "matrix"), {"estimator": repr(thing)}
+            name,
+            role,
+            f"{type(thing).__name__} as given",
+            TableRun(_Cloned(thing), "matrix"),
+            {"estimator": repr(thing)},
         )
     if callable(thing) and not inspect.isclass(thing):
         return Arm(
@@ -160,14 +164,14 @@ def _system_arm(system: System, name: str, role: str, what: str) -> Arm:
     budget = {key: to_json(value) for key, value in params.items() if key not in ("prior", "random_state", "device")}
     settings = {"class": type(system).__name__, "prior": to_json(params.get("prior", "paper")), **budget}
     reads = "table" if system.tags.missing_values else "matrix"
-    return Arm(name, role, what, _Run(_Cloned(system), reads), settings, {"class": type(system).__name__, **budget})
+    return Arm(name, role, what, TableRun(_Cloned(system), reads), settings, {"class": type(system).__name__, **budget})
 
 
 # What a run does ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Run:
+class TableRun:
     """Fit a predictor on a split of a table and score it."""
 
     make: Make

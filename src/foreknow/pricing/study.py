@@ -20,11 +20,12 @@ from foreknow.common.progress import ProgressCallback
 from foreknow.common.validate import check_int, check_option
 from foreknow.core.registry import lookup
 from foreknow.core.system import System
-from foreknow.pricing.analysis import analyse
-from foreknow.pricing.arms import Arm, as_arm, check_arms, plain_arms, system_arms
+from foreknow.pricing.analysis import AS_IS, analyse
+from foreknow.pricing.arms import Arm, TableRun, as_arm, check_arms, plain_arms, system_arms
 from foreknow.pricing.engine import run_cells
 from foreknow.pricing.records import Cell, Outcome, Price
 from foreknow.pricing.schedule import Plan, estimate
+from foreknow.pricing.scoring import MEASURES
 from foreknow.pricing.sources import Source, as_sources, builtin_tables
 from foreknow.pricing.store import Store
 
@@ -158,6 +159,8 @@ class Study:
         """
         check_int("price", "n_workers", n_workers, low=1)
         check_option("price", "engine", engine, ENGINES)
+        if measure is not None and all(isinstance(arm.run, TableRun) for arm in self.arms):
+            check_option("price", "measure", measure, (*MEASURES[self.sources[0].task], AS_IS))
         seconds, start = read_budget(budget), time.perf_counter()
         work = _Work({arm.name: arm for arm in self.arms}, {source.content_hash: source for source in self.sources})
         with _opened(store) as cells:
