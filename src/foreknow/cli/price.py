@@ -79,7 +79,8 @@ def price(
         with ProgressBar(f"pricing {slug}") as progress:
             price = study.run(
                 budget=budget, measure=measure, margin=margin, store=file, engine=engine, n_workers=workers,
-                retry_failed=retry_failed, progress=progress, on_plan=_tell, command=shlex.join(["foreknow", *sys.argv[1:]]),
+                retry_failed=retry_failed, progress=progress, on_plan=_tell,
+                command=shlex.join(["foreknow", *sys.argv[1:]]),
             )  # fmt: skip
     except KeyboardInterrupt:
         raise Interrupted(f"finished cells are kept in {file}; the same command goes on from there.") from None
