@@ -283,6 +283,13 @@ def test_a_budget_stops_between_blocks():
     assert found.n_planned == 40 and any("Stopped early" in note for note in found.notes)
 
 
+def test_an_arm_without_any_spread_is_priced():
+    arms = {"on": power_law(2.0), "off": lambda split, seed: 0.7}
+    (found,) = price(None, Numbers(), arms=arms, sizes=[4, 8], seeds=4).comparisons
+    assert np.isnan(found.matched_bits.value) and "same loss" in found.matched_bits.note
+    assert np.isfinite(found.difference.value) and np.isfinite(found.sample_ratio.value)
+
+
 def test_matched_bits_count_where_there_are_seeds_enough():
     def spread(centre):
         return lambda split, seed: float(np.random.default_rng([seed, int(10 * centre)]).normal(centre, 1.0))

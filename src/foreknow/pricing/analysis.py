@@ -230,6 +230,8 @@ def _matched_bits(cells: _Cells, ours: Array, theirs: Array, rng: np.random.Gene
     """Median-matched bits: how many bits it takes the other arm to be as good as the middle draw of "on"."""
     if len(cells.sources) > 1:
         return Estimate(math.nan, note="defined for one task; here the units are several")
+    if not (np.ptp(ours) and np.ptp(theirs)):
+        return Estimate(math.nan, note="an arm has the same loss at every seed, so nothing is said of how rare it is")
     bits = median_matched_bits(ours, theirs, noise=-math.inf, rng=rng)  # a log-loss of numbers may be negative
     if (bits.sign == ">=" and bits.value <= 0) or (bits.sign == "<=" and bits.value >= 0):
         return Estimate(math.nan, note=f"{len(theirs)} seeds are too few to count with; {MIN_DRAWS} or more are wanted")
