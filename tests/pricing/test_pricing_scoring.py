@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import log_loss, roc_auc_score
 
+from foreknow.common.errors import InputError
 from foreknow.core.predictive import Gaussian
 from foreknow.pricing.scoring import GRID, MEASURES, SMALLEST, UNCHANGED, score_classes, score_numbers
 
@@ -81,3 +82,8 @@ def test_units_of_the_target_do_not_matter():
 
     assert told(1.0).metrics["log_loss"] == pytest.approx(told(1e4).metrics["log_loss"])
     assert told(1.0).detail["reliability"] == told(1e4).detail["reliability"]
+
+
+def test_predictions_that_are_no_numbers_are_a_failure():
+    with pytest.raises(InputError, match="row 1"):
+        score_classes(np.array([[0.5, 0.5], [np.nan, 1.0]]), np.array([0, 1]))
