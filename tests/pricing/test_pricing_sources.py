@@ -97,6 +97,8 @@ def test_what_a_caller_may_give_as_data():
     assert [source.name for source in both] == ["first", "second"]
     (kept,) = as_sources(pair, target=None, task="auto")
     assert kept is pair
+    (renamed,) = as_sources({"new": pair}, target=None, task="auto")
+    assert (renamed.name, pair.name) == ("new", "table")
     for task in ("classification", "regression"):
         assert all(as_sources(one, target=None, task="auto")[0].task == task for one in builtin_tables(task).values())
 

@@ -9,6 +9,7 @@ learnt from.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -251,8 +252,8 @@ def as_sources(data: object, *, target: str | None, task: str, groups: str | Non
         named = []
         for name, one in data.items():
             (source,) = as_sources(one, target=target, task=task, groups=groups)
-            source.name = str(name)
-            named.append(source)
+            named.append(copy(source))
+            named[-1].name = str(name)
         return named
     if hasattr(data, "split") and hasattr(data, "content_hash"):
         return [data]  # type: ignore[list-item]
