@@ -274,6 +274,8 @@ def _notes(cells: _Cells, stopped: str, failed: Mapping[str, int]) -> tuple[str,
     notes = [f"Intervals are over {len(cells.seeds if len(cells.sources) == 1 else cells.sources)} {unit}."]
     if len(cells.sources) == 1:
         notes.append("All shuffles draw from the same rows: the intervals speak of this table, not of others like it.")
+    elif len(cells.sources) < 5:
+        notes.append(f"{len(cells.sources)} tables are few units: bring five or more, or price each alone.")
     notes += [f"{arm}: {n} cells failed, and their whole blocks are left out." for arm, n in failed.items() if n]
     why = "the next block was not expected to end within the budget" if stopped == "budget" else stopped
     return (*notes, *([f"Stopped early: {why}."] if stopped else []))

@@ -273,13 +273,12 @@ def as_sources(data: object, *, target: str | None, task: str, groups: str | Non
 
 
 def builtin_tables(task: str) -> dict[str, tuple[Any, Any]]:
-    """Small real tables that come with scikit-learn, for a first look at a price."""
+    """A real table that comes with scikit-learn, for a first look at a price: one, as two or three are no units."""
     from sklearn import datasets
 
     if task == "regression":
         return {"diabetes": datasets.load_diabetes(return_X_y=True)}
-    loaders = {"iris": datasets.load_iris, "wine": datasets.load_wine, "breast cancer": datasets.load_breast_cancer}
-    return {name: load(return_X_y=True) for name, load in loaders.items()}
+    return {"breast cancer": datasets.load_breast_cancer(return_X_y=True)}
 
 
 def _group_codes(table: Table, name: str) -> NDArray[np.int64]:

@@ -63,7 +63,7 @@ def price(
         system: a slug, a system or its class; None where `arms` holds everything.
         data: a table (frame, array, `Table`, or path of a csv or parquet file) with `target`, a pair (X, y), a
             `Source`, or a mapping name -> one of these (the tables are then the units of all intervals). None: the
-            data the system names, or small tables of scikit-learn.
+            data the system names, or a small table of scikit-learn's.
         target: the column to predict.
         task: "auto", "classification" or "regression".
         groups: a column that names each row's source; a source is never split.

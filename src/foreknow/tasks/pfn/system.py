@@ -329,13 +329,13 @@ class PFN(System):
 
     @classmethod
     def priced_on(cls, task: str) -> Mapping[str, Any]:
-        """Tables as narrow as the shipped networks: 20 columns for classes, one for numbers."""
+        """A table as narrow as the shipped networks: 20 columns for classes, one for numbers."""
         from sklearn import datasets
 
         if task == "regression":
             X, y = datasets.load_diabetes(return_X_y=True)
             return {"diabetes by body mass": (X[:, [2]], y)}
-        return {"iris": datasets.load_iris(return_X_y=True), "wine": datasets.load_wine(return_X_y=True)}
+        return {"wine": datasets.load_wine(return_X_y=True)}
 
     @classmethod
     def prove(cls, *, preset: str = "small", seeds: int = 3, progress: ProgressCallback | None = None) -> Evidence:
