@@ -2,11 +2,8 @@
 
 A block is coded by the model that learned from all labels before it. Its probabilities are first recalibrated by the
 temperature that would have coded the blocks before it best; the block itself and those after it have no say. The first
-labels of all, which the smallest model learns from, are not coded: both arms would pay the same for them.
-
-The temperature minimises the summed past loss plus (log T)^2 / (2 log(2)^2) nats: log T is expected to be normal
-around 0 with a factor of 2 as its standard deviation. Without that, eight labels that were all guessed right send the
-next block to the grid's end. `benchmarks/price_statistics.py` compares widths of this prior.
+labels of all, which the smallest model learns from, are not coded: both arms would pay the same for them. How the
+temperature is found is said in `foreknow.core.calibration.past_temperatures`.
 
 References: Grünwald, The Minimum Description Length Principle (2007), chapter 6; Guo et al., On Calibration of Modern
 Neural Networks (2017).
@@ -23,11 +20,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foreknow.common.errors import InputError
+from foreknow.core.calibration import past_temperatures
 from foreknow.pricing.effects import check_level, paired_effect
 from foreknow.pricing.records import Calibration, Estimate
 from foreknow.pricing.scoring import GRID, UNCHANGED
-
-_PENALTY = np.log(GRID) ** 2 / (2 * math.log(2) ** 2)
 
 _BINS = 15
 """Bins of confidence that reliabilities of several units are pooled in."""
@@ -56,7 +52,7 @@ def temperature_of(past: ArrayLike) -> int:
     Args:
         past: losses in nats of the blocks seen so far, shape (blocks, G).
     """
-    return int(_chosen(_losses("temperature_of", past))[-1])
+    return int(past_temperatures(_losses("temperature_of", past))[-1])
 
 
 def code_length(block_losses: ArrayLike, n_block: ArrayLike) -> CodeLength:
@@ -70,7 +66,7 @@ def code_length(block_losses: ArrayLike, n_block: ArrayLike) -> CodeLength:
     losses, counts = _losses(owner, block_losses), np.asarray(n_block, dtype=np.float64)
     if counts.shape != losses.shape[:1] or not (np.isfinite(counts) & (counts >= 1) & (counts % 1 == 0)).all():
         raise InputError(f"{owner}: n_block must be {len(losses)} whole numbers >= 1, got {n_block!r:.80}.")
-    index = _chosen(losses)[:-1]
+    index = past_temperatures(losses)[:-1]
     nats = losses[np.arange(len(losses)), index].sum(), losses[:, UNCHANGED].sum()
     bits = [float(value) / math.log(2) for value in nats]
     return CodeLength(bits[0], bits[1], tuple(GRID[index].tolist()), int(counts.sum()))
@@ -162,13 +158,6 @@ def _losses(owner: str, losses: ArrayLike) -> NDArray[np.float64]:
             hint="A label of probability 0 costs infinitely many bits: clip probabilities before they are scored.",
         )
     return array
-
-
-def _chosen(losses: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Index of the temperature for each block, and for one more that would follow, from the blocks before it."""
-    past = np.concatenate([np.zeros((1, len(GRID))), np.cumsum(losses, axis=0)])
-    index: NDArray[np.intp] = (past + _PENALTY).argmin(1)
-    return index
 
 
 def _pool_confidence(units: Sequence[Any]) -> tuple[tuple[float, float, float], ...]:

@@ -23,13 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from foreknow.core.calibration import reliability_bins
+from foreknow.core.calibration import TEMPERATURES, reliability_bins
 from foreknow.core.measures import auc_ovo
 from foreknow.core.predictive import Predictive
 from foreknow.pricing.records import Outcome
 
-GRID = 20.0 ** np.linspace(-1.0, 1.0, 41)
-"""Temperatures from 1/20 to 20; the middle one is 1."""
+GRID = TEMPERATURES
 
 UNCHANGED = len(GRID) // 2
 """Index of temperature 1."""

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
 
 from foreknow.audit.inductive_bias.bits import Array, Bits
 from foreknow.common.errors import ConfigError, InputError
 from foreknow.common.rng import numpy_stream
 from foreknow.common.validate import check_int
+from foreknow.core.calibration import TEMPERATURES, past_temperatures
 
-_TEMPERATURES = 20.0 ** np.linspace(-1, 1, 41)
 Fit = Callable[[NDArray[Any], NDArray[np.int64]], Any]
 
 
@@ -32,7 +33,7 @@ def prequential_bits(
 
     The first block is sent without a model. A probability is mixed with 1 / (n + 1) parts of the uniform one, n being
     the rows learnt from, so that a class never seen costs finitely many bits. The temperature of a block is the one
-    that suited the predictions of all blocks before it, as they were made.
+    that suited the predictions of all blocks before it, as they were made (`core.calibration.past_temperatures`).
 
     Args:
         fit: `fit(X, y)` -> predictor; y are class codes. The predictor is called on rows, or has `predict_proba`, and
@@ -77,26 +78,14 @@ def prequential_bits(
 
 
 def _code_length(fit: Fit, X: NDArray[Any], y: NDArray[np.int64], sizes: list[int], n_classes: int) -> float:
-    total = sizes[0] * math.log2(n_classes)
-    past: list[Array] = []
-    past_y: list[NDArray[np.int64]] = []
+    losses = []
     for n, end in itertools.pairwise(sizes):
         log_p = np.log(_probabilities(fit(X[:n], y[:n]), X[n:end], n, n_classes))
-        temperature = 1.0
-        if past:
-            before, truth = np.concatenate(past), np.concatenate(past_y)
-            temperature = min(_TEMPERATURES, key=lambda t: (_cost(before, truth, t), abs(math.log(t))))
-        total += _cost(log_p, y[n:end], temperature) / math.log(2)
-        past.append(log_p)
-        past_y.append(y[n:end])
-    return float(total)
-
-
-def _cost(log_p: Array, y: NDArray[np.int64], temperature: float) -> float:
-    """Nats of the labels with logits divided by the temperature."""
-    logits = log_p / temperature
-    shift = logits.max(1)
-    return float((np.log(np.exp(logits - shift[:, None]).sum(1)) + shift - logits[np.arange(len(y)), y]).sum())
+        tempered = log_softmax(log_p / TEMPERATURES[:, None, None], axis=-1)  # (temperatures, rows, classes)
+        losses.append(-tempered[:, np.arange(end - n), y[n:end]].sum(axis=1))
+    chosen = past_temperatures(np.array(losses))
+    nats = sum(loss[index] for loss, index in zip(losses, chosen[:-1], strict=True))
+    return float(sizes[0] * math.log2(n_classes) + nats / math.log(2))
 
 
 def _probabilities(predictor: Any, X: NDArray[Any], n: int, n_classes: int) -> Array:
