@@ -51,6 +51,7 @@ def test_a_plan_runs_nothing(cli):
     [
         (("price", "tabpnf", "table.csv", "--target", "kind"), "tabpfn"),
         (("price", "tabpfn", "table.csv"), "--target"),
+        (("price", "tabpfn", "table.csv", "table.csv", "--target", "kind"), "twice"),
         (("price", "tabpfn", "table.csv", "--target", "knd"), "kind"),
         (("price", "tabpfn", "missing.csv", "--target", "kind"), "missing.csv"),
         (("price", "tabpfn", "table.csv", "--target", "kind", "--sizes", "16,many"), "--sizes"),

@@ -101,10 +101,14 @@ def _tell(ahead: Plan) -> None:
 
 
 def _data(paths: list[Path] | None) -> Any:
+    from foreknow.common.errors import InputError
+
     if not paths:
         return None
     if len(paths) == 1:
         return paths[0]
+    if len(set(paths)) < len(paths):
+        raise InputError("the same file was given twice; each table is a unit of the intervals and counts once.")
     names = [path.name for path in paths]
     return {path.name if names.count(path.name) == 1 else str(path): path for path in paths}
 
