@@ -349,7 +349,7 @@ def test_ctrl_c_keeps_what_is_finished_and_gives_claims_back(tmp_path: Path, n_w
     while len(executions(tmp_path)) < 4 + n_workers and time.monotonic() < deadline:
         time.sleep(0.01)
     pids = {int(line.rpartition(":")[2]) for line in executions(tmp_path)} - {process.pid}
-    for pid in [process.pid, *pids]:  # a terminal signals the whole group
+    for pid in [*pids, process.pid]:  # as a terminal signals the whole group; the last one ends the others
         os.kill(pid, signal.SIGINT)
     assert finish(process, 20) == "4 0\n"
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
