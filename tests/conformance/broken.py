@@ -20,6 +20,7 @@ import pytest
 import torch
 from doubles import BandDouble, ChoiceDouble, FeaturesDouble, LinearDouble, NormalDouble, RidgeDouble, SignDouble
 from doubles import SparseDouble as Sparse
+from doubles_of_arrays import FieldDouble, Slope, WorldDouble
 from torch import nn
 
 from foreknow.common import errors
@@ -527,3 +528,39 @@ prior("structure_survives_training", BandDouble, wire=_ties_once, off=lambda sel
 prior("space_given", ChoiceDouble, space=lambda self: None)
 prior("global_random_state_untouched", NormalDouble, sample=_impure)
 prior("process_untouched", NormalDouble, sample=_talks)
+
+
+# Arrays, worlds and further inputs -------------------------------------------------------------------------------
+
+
+def spoils(self, X, y, network=None) -> None:
+    FieldDouble._fit(self, X, y, network)
+    if network is not None:
+        network.train(not network.training)
+
+
+def one_number(self, X) -> Any:
+    return FieldDouble._predict(self, X).mean((1, 2, 3))
+
+
+def any_world(self, X, *, fitting) -> Any:
+    return Slope() if isinstance(X, str) else WorldDouble._read_X(self, X, fitting=fitting)
+
+
+def any_rank(self, X, *, fitting) -> Any:
+    lacks_axis = isinstance(X, np.ndarray) and X.ndim == 3
+    return FieldDouble._read_X(self, X[None] if lacks_axis else X, fitting=fitting)
+
+
+def reads_more(folder: Path) -> None:
+    (folder / "note.txt").write_text("other", encoding="utf-8")
+
+
+system("data_left_alone", FieldDouble, _fit=spoils)
+system("predictions_well_formed", FieldDouble, _predict=one_number)
+system("wrong_types_refused", WorldDouble, _read_X=any_world)
+system("wrong_axes_refused", FieldDouble, _read_X=any_rank)
+system(
+    "save_load_exact", FieldDouble, also=("tensors_on_device",),
+    _save_folder=lambda self, folder: reads_more(folder),
+)  # fmt: skip

@@ -5,6 +5,7 @@ import random
 
 import broken
 import doubles
+import doubles_of_arrays
 import numpy as np
 import pytest
 from doubles import RidgeDouble
@@ -17,7 +18,7 @@ from foreknow.core.checks.watch import process_settings, put_back, random_states
 from foreknow.core.evidence import Claim, Evidence
 
 
-@pytest.mark.parametrize("kind", [*doubles.GOOD_PRIORS, *doubles.GOOD_SYSTEMS])
+@pytest.mark.parametrize("kind", [*doubles.GOOD_PRIORS, *doubles.GOOD_SYSTEMS, *doubles_of_arrays.GOOD])
 def test_good_doubles_pass_every_check(kind):
     outcomes = checks.run(kind)
     assert outcomes

@@ -37,7 +37,7 @@ class Reporter:
 
     def __init__(self, callback: ProgressCallback | None, total: float) -> None:
         self._callback = callback
-        self._total = total
+        self.total = total
         self._start = time.perf_counter()
 
     def advance(self, done: float, note: str = "") -> None:
@@ -45,5 +45,5 @@ class Reporter:
         if self._callback is None:
             return
         elapsed = time.perf_counter() - self._start
-        left = elapsed / done * (self._total - done) if done > 0 else None
-        self._callback(Progress(done, self._total, left, note))
+        left = elapsed / done * (self.total - done) if done > 0 else None
+        self._callback(Progress(done, self.total, left, note))

@@ -159,6 +159,50 @@ def as_vector(owner: str, y: object, *, name: str = "y", n: int | None = None) -
     return vector
 
 
+def as_array(
+    owner: str, X: object, *, name: str = "X", axes: Collection[int] = (), allow_nan: bool = False
+) -> NDArray[np.floating[Any]]:
+    """`X` as an array of finite numbers of any rank from 1, with a row at least; float32 and float64 stay so.
+
+    Args:
+        owner: who asks.
+        X: array, tensor or nested lists, first axis the rows.
+        name: of the argument.
+        axes: allowed numbers of axes; any if empty.
+        allow_nan: whether NaN may be among the numbers.
+
+    Raises:
+        InputError: wrong number of axes, an axis of length 0, text, complex, infinite or missing values.
+    """
+    array = _as_array(owner, name, X)
+    if np.iscomplexobj(array):
+        raise InputError(f"{owner}: Complex data not supported; {name} has dtype {array.dtype}.")
+    if array.ndim == 0 or (axes and array.ndim not in axes):
+        allowed = " or ".join(map(str, sorted(axes))) or "one or more"
+        raise InputError(
+            f"{owner}: {name} must have {allowed} axes, the first of them the rows, got shape {array.shape}."
+        )
+    if 0 in array.shape:
+        raise InputError(
+            f"{owner}: {name} is empty, shape {array.shape}; Found array with {array.shape[0]} sample(s) while a "
+            "minimum of 1 is required."
+        )
+    if array.dtype not in (np.float32, np.float64):
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"{owner}: {name} must hold numbers, got dtype {array.dtype} ({error}).") from error
+    bad = np.isinf(array) if allow_nan else ~np.isfinite(array)
+    if bad.any():
+        place = tuple(int(index) for index in np.argwhere(bad)[0])
+        kind = "NaN" if np.isnan(array[place]) else "infinity"
+        raise InputError(
+            f"{owner}: {name} contains {kind}, first at {place} ({int(bad.sum())} number(s) in all).",
+            hint="Remove or fill these entries.",
+        )
+    return array
+
+
 def _as_array(owner: str, name: str, value: object) -> NDArray[Any]:
     """`value` as an array of any kind; ragged rows and tensors that track gradients are refused."""
     try:

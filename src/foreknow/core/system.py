@@ -7,7 +7,6 @@ in an underscore. So clone, grid search, repr and saving work for every system w
 from __future__ import annotations
 
 import inspect
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,27 +20,32 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags as SklearnTags
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets
 from torch import Generator, Tensor
 
 from foreknow.common import errors
 from foreknow.common.device import resolve_device
 from foreknow.common.errors import CapabilityError, CheckpointError, ConfigError, InputError
-from foreknow.common.progress import ProgressCallback
+from foreknow.common.progress import ProgressCallback, Reporter
 from foreknow.common.rng import seed_of, seeded_init, torch_stream
 from foreknow.common.timing import Stopwatch
-from foreknow.common.validate import as_matrix, as_vector, check_bool, check_known, check_option, check_real
+from foreknow.common.validate import as_matrix, check_bool, check_known, check_option, check_real
 from foreknow.core.card import Card
 from foreknow.core.checkpoint import Checkpoint
 from foreknow.core.evidence import Evidence
+from foreknow.core.pictures import Picture
 from foreknow.core.predictive import Categorical, Predictive
 from foreknow.core.prior import Prior
 from foreknow.core.records import from_json, to_json
+from foreknow.core.source import Sample
+from foreknow.core.targets import labels_from_json, labels_to_json, read_arrays, read_classes, read_numbers
 
 PRESETS = ("quick", "small", "paper")
 """Sizes of every system: seconds (runs in the suite), <= 10 minutes on 2 cores (the evidence), published."""
 
-TASKS = ("regression", "classification", "none")
+TASKS = ("regression", "classification", "array", "none")
+"""Kinds of target: a number, a class, an array of any rank for every row, or none."""
+
+LEARNS_FROM = ("rows", "world")
 
 
 class NotFittedError(errors.NotFittedError, sklearn.exceptions.NotFittedError):  # type: ignore[misc]
@@ -60,6 +64,7 @@ class Tags:
         batch_split_invariant: whether predictions of a row do not depend on the rows beside it.
         uses_seed: whether another `random_state` gives another result.
         tolerance: largest absolute difference that counts as equal in these checks.
+        learns_from: "rows", or "world" where `fit` takes something to act in (a simulator) instead of rows.
     """
 
     transforms: bool = False
@@ -69,17 +74,30 @@ class Tags:
     batch_split_invariant: bool = True
     uses_seed: bool = True
     tolerance: float = 1e-4
+    learns_from: str = "rows"
+
+    def __post_init__(self) -> None:
+        check_option("Tags", "learns_from", self.learns_from, LEARNS_FROM)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A tiny configuration with data; all shared tests run on it, each in under two seconds."""
+    """A tiny configuration with data; all shared tests run on it, each in under two seconds.
+
+    Args:
+        name: of the example.
+        params: settings.
+        X, y: what `fit` takes.
+        X_new: rows to predict; those of training if None.
+        named: further inputs of `fit`.
+    """
 
     name: str
     params: dict[str, Any]
     X: Any
     y: Any = None
     X_new: Any = None
+    named: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,7 +109,26 @@ class State:
     contains_rows: bool = True
 
 
-_FINAL = ("fit", "predict", "predict_proba", "predict_dist", "transform", "save", "load")
+@dataclass(frozen=True)
+class Applied:
+    """What a saved system made of a user's files.
+
+    Args:
+        record: for programs, as JSON types.
+        table: column names and rows, for people.
+        pictures: by name; the command line writes them beside the other files.
+        files: what was written.
+    """
+
+    record: dict[str, Any]
+    table: tuple[Sequence[str], Sequence[Sequence[Any]]] | None = None
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+
+FILE_IN_FOLDER = "system.safetensors"
+
+_FINAL = ("fit", "predict", "predict_proba", "predict_dist", "transform", "save", "load", "report_to")
 _CLASSES: dict[str, type[System]] = {}
 
 
@@ -104,6 +141,10 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
 
     card: ClassVar[Card]
     tags: ClassVar[Tags] = Tags()
+    fit_inputs: ClassVar[tuple[str, ...]] = ()
+    """What `fit` takes besides X and y, by name: live objects such as a network, which are no settings."""
+    saves_as: ClassVar[str] = "file"
+    """ "file", or "folder" where there is more to keep than one file holds well."""
     expected_failures: ClassVar[Mapping[str, str]] = {}
     """Shared check -> why it must fail; strict (`foreknow.core.checks`)."""
 
@@ -134,6 +175,10 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
         """The rows as `_fit` and `_predict_dist` want them; by default a finite float64 matrix."""
         return as_matrix(type(self).__name__, X, allow_nan=self.tags.missing_values)
 
+    def _row_shape(self, rows: Any) -> tuple[int, ...] | None:
+        """What the rows of `fit` and of `predict` must have in common: their shape, or None where nothing."""
+        return tuple(rows.shape[1:]) if hasattr(rows, "shape") else None
+
     @abstractmethod
     def _paper_prior(self) -> Prior:
         """The prior of the paper, for `prior="paper"`."""
@@ -144,7 +189,10 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def _fit(self, X: Any, y: NDArray[Any] | None) -> None:
-        """Learn from checked data. Classes come as codes 0..k-1, `classes_` is set already."""
+        """Learn from checked data. Classes come as codes 0..k-1, `classes_` is set already.
+
+        A class with `fit_inputs` takes these too, by name; None where the caller gave none.
+        """
 
     def _predict_dist(self, X: Any) -> Predictive:
         raise CapabilityError(f"{type(self).__name__} gives no predictive distribution.")
@@ -163,6 +211,12 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _restore(self, state: State) -> None:
         raise CapabilityError(f"{type(self).__name__} cannot be loaded.")
+
+    def _save_folder(self, folder: Path) -> None:
+        """Write what `_state` does not hold into the folder of a system that `saves_as` a folder."""
+
+    def _load_folder(self, folder: Path) -> None:
+        """Read what `_save_folder` wrote; runs after `_restore`."""
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -194,32 +248,85 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
         """
         return {}
 
+    def losses(self, model: Any, test: Sample) -> Mapping[str, float]:
+        """Losses on held-out data, the smaller the better; the first is the one that is priced.
+
+        Systems of tables need not write this: the harness scores their probabilities and numbers.
+
+        Args:
+            model: fitted; this system, one of its control arms, or one of `plain_baselines`.
+            test: what was held out.
+        """
+        raise CapabilityError(f"{type(self).__name__} does not say how it is measured.", hint="Write losses().")
+
+    @classmethod
+    def read_files(cls, paths: Sequence[Path], options: Mapping[str, str]) -> Sample:
+        """A user's files as `fit` takes them, for `foreknow fit`.
+
+        Args:
+            paths: as given, maybe none.
+            options: further inputs by name, as text.
+
+        Raises:
+            InputError, ConfigError: the files cannot be used, or an option is unknown.
+        """
+        raise CapabilityError(f"{cls.__name__} reads no files.", hint="Use it from Python; its page says how.")
+
+    def apply_files(
+        self, inputs: Sequence[str], out: Path, options: Mapping[str, str], progress: ProgressCallback | None = None
+    ) -> Applied:
+        """Use a fitted system on a user's files, for `foreknow apply`.
+
+        Args:
+            inputs: paths, or whatever else the system works on (a query).
+            out: folder for the results; it exists.
+            options: by name, as text.
+            progress: told how far it is.
+
+        Raises:
+            InputError, ConfigError: the inputs cannot be used, or an option is unknown.
+        """
+        raise CapabilityError(f"{type(self).__name__} applies to no files.", hint="Use it from Python.")
+
+    def pictures(self) -> Mapping[str, Picture]:
+        """What a fitted system has learnt, to look at; by name."""
+        return {}
+
     # Final public methods ----------------------------------------------------------------------------------
 
     @final
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def report_to(self, progress: ProgressCallback | None) -> Self:
+        """Tell `progress` how far every later `fit` is; None tells nobody."""
+        self._progress = progress
+        return self
+
+    @final
+    def fit(self, X: Any, y: Any = None, **named: Any) -> Self:
         """Check the data and settings, resolve the prior and the device, and learn.
 
         Args:
-            X: rows, shape (n_samples, n_features).
-            y: targets, shape (n_samples,); not used by systems without a target.
+            X: rows, shape (n_samples, ...); or the world to act in.
+            y: targets, shape (n_samples,), or (n_samples, ...) for arrays; not used by systems without a target.
+            **named: the further inputs that the class lists in `fit_inputs`.
 
         Returns:
             The system itself.
 
         Raises:
-            ConfigError: a setting is not allowed.
+            ConfigError: a setting is not allowed, or an input is unknown.
             InputError: the data cannot be used.
         """
+        check_known(f"{type(self).__name__}.fit", named, self.fit_inputs, what="input")
         self._check_settings()
         rows = self._read_X(X, fitting=True)
         self._note_columns(X, rows)
-        target = self._read_y(y, len(rows))
+        target = self._read_y(y, len(rows)) if self.tags.learns_from == "rows" else None
         self.prior_ = self._resolve_prior()
         self.device_ = resolve_device(getattr(self, "device", "auto"))
         self.seed_ = seed_of(getattr(self, "random_state", None), type(self).__name__)
+        self._reporter: Reporter | None = None
         with Stopwatch() as watch:
-            self._fit(rows, target)
+            self._fit(rows, target, **{name: named.get(name) for name in self.fit_inputs})
         self.fit_seconds_ = watch.seconds
         return self
 
@@ -265,7 +372,7 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
 
     @final
     def save(self, path: str | Path, *, include_rows: bool = True) -> Path:
-        """Write settings and what was learnt to one safetensors file.
+        """Write settings and what was learnt to one safetensors file, or to a folder that holds it and more.
 
         The file's header says whether it contains training rows (an in-context model's file does).
 
@@ -287,21 +394,28 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
                 if hasattr(self, "distill")
                 else "Save it with include_rows=True, and share the file only where you may share the rows.",
             )
+        shape = getattr(self, "row_shape_", None)
         common = {
             "seed": self.seed_,
-            "n_features_in": getattr(self, "n_features_in_", None),
+            "row_shape": None if shape is None else list(shape),
             "feature_names_in": [str(name) for name in getattr(self, "feature_names_in_", [])],
-            "classes": _labels_to_json(self.classes_) if hasattr(self, "classes_") else None,
+            "classes": labels_to_json(self.classes_) if hasattr(self, "classes_") else None,
             "prior": to_json(self.prior_),
         }
         config = {"params": to_json(self.get_params(deep=False)), "fitted": common, "meta": state.meta}
+        file = Path(path)
+        if self.saves_as == "folder":
+            _make_folder(file)
+            file = file / FILE_IN_FOLDER
         Checkpoint(
             kind=type(self).__name__,
             config=config,
             tensors=state.tensors,
             training={"card": self.card.slug, "fit_seconds": self.fit_seconds_},
             contains_rows=state.contains_rows,
-        ).save(path)
+        ).save(file)
+        if self.saves_as == "folder":
+            self._save_folder(Path(path))
         return Path(path)
 
     @classmethod
@@ -312,7 +426,8 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
         Raises:
             CheckpointError: not such a file, damaged, or of another class.
         """
-        checkpoint = Checkpoint.load(path)
+        folder = Path(path) if Path(path).is_dir() else None
+        checkpoint = Checkpoint.load(path if folder is None else folder / FILE_IN_FOLDER)
         if not inspect.isabstract(cls) and checkpoint.kind != cls.__name__:
             raise CheckpointError(
                 f"{Path(path).name} holds a {checkpoint.kind}, not a {cls.__name__}.",
@@ -330,16 +445,18 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
             system = kind(**params)
             system.prior_ = _as_prior(from_json(fitted["prior"]))
             system.seed_ = int(fitted["seed"])
-            if fitted["n_features_in"] is not None:
-                system.n_features_in_ = int(fitted["n_features_in"])
+            shape = fitted["row_shape"] if "row_shape" in fitted else [fitted["n_features_in"]]  # the latter until 0.3
+            system._set_row_shape(None if shape is None else tuple(int(size) for size in shape))
             if fitted["feature_names_in"]:
                 system.feature_names_in_ = np.array(fitted["feature_names_in"], dtype=object)
             if fitted["classes"] is not None:
-                system.classes_ = _labels_from_json(fitted["classes"])
+                system.classes_ = labels_from_json(fitted["classes"])
             system.device_ = resolve_device(device)
             system.fit_seconds_ = float(checkpoint.training.get("fit_seconds", 0.0))
             with seeded_init(0):  # networks draw first weights before they take the stored ones
                 system._restore(State(checkpoint.tensors, checkpoint.config["meta"], checkpoint.contains_rows))
+                if folder is not None:
+                    system._load_folder(folder)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{Path(path).name} does not fit {kind.__name__}: {error}") from error
         return system
@@ -362,6 +479,14 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
         return type(self)(**{**params, "prior": "wrong"})
 
     # Shared machinery --------------------------------------------------------------------------------------
+
+    def _tell(self, done: float, total: float, note: str = "") -> None:
+        """Say how far `_fit` is; see `report_to`."""
+        if getattr(self, "_progress", None) is None:
+            return
+        if self._reporter is None or self._reporter.total != total:
+            self._reporter = Reporter(self._progress, total)
+        self._reporter.advance(done, note)
 
     def _stream(self, *names: str) -> Generator:
         """The child random stream `names` of this fit, on the processor."""
@@ -387,27 +512,36 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
         if task == "none":
             return None
         if task == "regression":
-            vector = as_vector(owner, y, n=n_rows)
-            if np.asarray(y).ndim == 2:
-                _warn_of_column(owner)
-            return vector
-        codes, classes = read_classes(owner, y, n_rows)
-        self.classes_ = classes
+            return read_numbers(owner, y, n_rows)
+        if task == "array":
+            return read_arrays(owner, y, n_rows)
+        codes, self.classes_ = read_classes(owner, y, n_rows)
         return codes
 
     def _read_new(self, X: Any) -> Any:
         self._check_fitted()
         rows = self._read_X(X, fitting=False)
-        width = getattr(rows, "shape", (0, None))[1]
-        if width is not None and width != self.n_features_in_:
+        shape = self._row_shape(rows)
+        if None not in (shape, self.row_shape_) and shape != self.row_shape_:
+            if shape is not None and len(shape) == 1:
+                raise InputError(
+                    f"{type(self).__name__}: X has {shape[0]} features, but {type(self).__name__} is expecting "
+                    f"{self.n_features_in_} features as input."
+                )
             raise InputError(
-                f"{type(self).__name__}: X has {width} features, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input."
+                f"{type(self).__name__}: rows of shape {shape} came, but it was fitted to rows of shape "
+                f"{self.row_shape_}.",
+                hint="Bring rows of the same kind, or fit again.",
             )
         return rows
 
+    def _set_row_shape(self, shape: tuple[int, ...] | None) -> None:
+        self.row_shape_ = shape
+        if shape:
+            self.n_features_in_ = int(shape[0])
+
     def _note_columns(self, X: Any, rows: Any) -> None:
-        self.n_features_in_ = int(rows.shape[1])
+        self._set_row_shape(self._row_shape(rows))
         names = getattr(X, "columns", None)
         if names is not None and all(isinstance(name, str) for name in names):
             self.feature_names_in_ = np.array(list(names), dtype=object)
@@ -430,68 +564,20 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
         return tags
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else str(error.strerror)
+        raise InputError(f"cannot use the folder {str(path)!r}: {reason}.", hint="Choose another folder.") from error
+
+
 def load(path: str | Path, *, device: str | torch.device = "auto") -> System:
     """Read any saved system; the class is found by the name in the file's header."""
     from foreknow.core.registry import catalogue
 
     catalogue()
     return System.load(path, device=device)
-
-
-def read_classes(owner: str, y: Any, n_rows: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Codes 0..k-1 and the sorted labels of a classification target.
-
-    Raises:
-        InputError: no target, wrong length or shape, missing labels, numbers that are not classes, or one class only.
-    """
-    if y is None:
-        raise InputError(f"{owner}: requires y to be passed, but the target y is None.")
-    try:
-        labels = np.asarray(y)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{owner}: y cannot be read as an array of labels: {error}") from error
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        _warn_of_column(owner)
-        labels = labels[:, 0]
-    if labels.ndim != 1:
-        raise InputError(f"{owner}: y must have one axis, got shape {labels.shape}.")
-    if len(labels) != n_rows:
-        raise InputError(
-            f"{owner}: Found input variables with inconsistent numbers of samples: "
-            f"X has {n_rows} rows, y has {len(labels)}."
-        )
-    missing = np.array([_is_missing(value) for value in labels.tolist()], dtype=bool)
-    if missing.any():
-        raise InputError(
-            f"{owner}: y contains NaN or None, first at row {int(missing.argmax())} ({int(missing.sum())} in all).",
-            hint="Fit on the rows whose target is known.",
-        )
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise InputError(f"{owner}: y contains infinity.")
-    try:
-        check_classification_targets(labels)
-        classes, codes = np.unique(labels, return_inverse=True)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{owner}: {error}", hint="Class labels must be all text or all whole numbers.") from error
-    if len(classes) < 2:
-        raise InputError(
-            f"{owner}: y holds one class only ({classes[0]!r}); at least two classes are needed.",
-            hint="Check the target column.",
-        )
-    return codes.astype(np.int64), classes
-
-
-def _warn_of_column(owner: str) -> None:
-    warnings.warn(
-        f"A column-vector y was passed when a 1d array was expected; {owner} uses its one column.",
-        sklearn.exceptions.DataConversionWarning,
-        stacklevel=5,
-    )
-
-
-def _is_missing(label: object) -> bool:
-    """None, NaN, NaT, and pandas.NA (whose comparisons are neither true nor false)."""
-    return label is None or type(label).__name__ == "NAType" or bool(label != label)
 
 
 def _as_prior(value: object) -> Prior:
@@ -505,18 +591,3 @@ def _probabilities(dist: Predictive) -> NDArray[np.float64]:
         raise CapabilityError(f"class probabilities need a categorical distribution, got {type(dist).__name__}.")
     probs = dist.probs.detach().cpu().numpy().astype(np.float64)
     return np.asarray(probs / probs.sum(axis=-1, keepdims=True))
-
-
-def _labels_to_json(classes: NDArray[Any]) -> dict[str, Any]:
-    kind = {"b": "bool", "i": "int", "u": "int", "f": "float"}.get(classes.dtype.kind, "object")
-    return {"dtype": kind, "values": classes.tolist()}
-
-
-def _labels_from_json(stored: dict[str, Any]) -> NDArray[Any]:
-    kinds: dict[str, Callable[[list[Any]], NDArray[Any]]] = {
-        "bool": lambda values: np.array(values, dtype=bool),
-        "int": lambda values: np.array(values, dtype=np.int64),
-        "float": lambda values: np.array(values, dtype=np.float64),
-        "object": lambda values: np.array(values, dtype=object),
-    }
-    return kinds[stored["dtype"]](stored["values"])

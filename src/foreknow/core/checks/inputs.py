@@ -1,4 +1,4 @@
-"""Small changes to example data, whatever its kind: a numeric matrix, a data frame, or a list of objects."""
+"""Small changes to example data, whatever its kind: an array of numbers, a data frame, or a list of objects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import narwhals as nw
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from foreknow.core.system import Example
 
@@ -20,6 +22,11 @@ def is_frame(X: object) -> bool:
 def is_matrix(X: object) -> bool:
     """Whether `X` is an array of numbers with rows and columns."""
     return isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "fiu"
+
+
+def is_array(X: object) -> bool:
+    """Whether `X` is an array of numbers with rows and one further axis or more."""
+    return isinstance(X, np.ndarray) and X.ndim >= 2 and X.dtype.kind in "fiu"
 
 
 def is_table(X: object) -> bool:
@@ -61,9 +68,9 @@ def take_columns(X: Any, index: Sequence[int] | NDArray[np.int64]) -> Any:
 
 def with_cell(X: Any, value: float) -> Any | None:
     """A copy whose first row holds `value` in its first column of floats; None where there is none."""
-    if is_matrix(X):
+    if is_array(X):
         changed = X.astype(np.float64)
-        changed[0, 0] = value
+        changed[(0,) * X.ndim] = value
         return changed
     if is_frame(X):
         frame = nw.from_native(X, eager_only=True)
@@ -77,8 +84,8 @@ def with_cell(X: Any, value: float) -> Any | None:
 
 
 def as_float(X: Any, dtype: type[np.floating[Any]]) -> Any:
-    """The numbers of a table rounded to float32 and stored in `dtype`."""
-    if is_matrix(X):
+    """The numbers of a table or an array rounded to float32 and stored in `dtype`."""
+    if is_array(X):
         return X.astype(np.float32).astype(dtype)
     frame = nw.from_native(X, eager_only=True)
     kind = nw.Float32 if dtype is np.float32 else nw.Float64
@@ -110,4 +117,9 @@ def same_data(one: Any, other: Any) -> bool:
         return bytes(one.tobytes()) == bytes(other.tobytes())
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(same_data(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, nn.Module):
+        pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+        return one.training == other.training and all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same_data(one[key], other[key]) for key in one)
     return repr(one) == repr(other)

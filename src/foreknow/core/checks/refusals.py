@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from foreknow.common.errors import ConfigError, ForeknowError, InputError, NotFi
 from foreknow.core.checks import inputs
 from foreknow.core.checks.base import CheckFailed, expect, refused
 from foreknow.core.checks.subject import SYSTEMS, observe, outputs, rebuild
-from foreknow.core.checks.systems import has_target, on_table
+from foreknow.core.checks.systems import has_target, learns_from_rows, on_array, on_table
 from foreknow.core.system import Example, System
 
 WRONG_TYPES: dict[str, Any] = {
@@ -37,7 +38,7 @@ WRONG_TYPES: dict[str, Any] = {
 def _works_or_refuses(system: System, example: Example, what: str) -> None:
     """Fitting and predicting gives finite numbers, or a named error; nothing else."""
     try:
-        outputs(rebuild(system).fit(example.X, example.y), inputs.new_rows(example))
+        outputs(rebuild(system).fit(example.X, example.y, **example.named), inputs.new_rows(example))
     except (ForeknowError, CheckFailed) as error:
         if isinstance(error, CheckFailed):
             raise CheckFailed(f"{what}: {error}") from error
@@ -45,11 +46,6 @@ def _works_or_refuses(system: System, example: Example, what: str) -> None:
         raise CheckFailed(
             f"{what}: expected a result or a ForeknowError, got {type(error).__name__}: {error}"
         ) from error
-
-
-def is_matrix(system: System, example: Example) -> bool:
-    """The rows are an array of numbers."""
-    return inputs.is_matrix(example.X)
 
 
 def has_numbers(system: System, example: Example) -> bool:
@@ -63,9 +59,9 @@ def has_numbers(system: System, example: Example) -> bool:
 @SYSTEMS.add()
 def check_empty_refused(system: System, example: Example) -> None:
     """No rows to learn from are refused; no rows to predict are refused or give no predictions."""
-    none = inputs.take_rows(example.X, [])
-    y = None if example.y is None else np.asarray(example.y)[:0]
-    refused("no rows", InputError, rebuild(system).fit, none, y)
+    if learns_from_rows(system, example):
+        y = None if example.y is None else np.asarray(example.y)[:0]
+        refused("no rows", InputError, rebuild(system).fit, inputs.take_rows(example.X, []), y, **example.named)
     fitted = observe(system, example).system
     try:
         found = outputs(fitted, inputs.take_rows(inputs.new_rows(example), []))
@@ -79,6 +75,8 @@ def check_one_row(system: System, example: Example) -> None:
     """One row is predicted; one row to learn from is enough or refused."""
     rows = inputs.take_rows(inputs.new_rows(example), [0])
     outputs(observe(system, example).system, rows)
+    if not learns_from_rows(system, example):
+        return
     y = None if example.y is None else np.asarray(example.y)[:1]
     _works_or_refuses(system, replace(example, X=inputs.take_rows(example.X, [0]), y=y), "one training row")
 
@@ -90,7 +88,7 @@ def check_one_column(system: System, example: Example) -> None:
     _works_or_refuses(system, replace(example, **changes), "one column")
 
 
-@SYSTEMS.add()
+@SYSTEMS.add(learns_from_rows)
 def check_constant_data(system: System, example: Example) -> None:
     """Rows that are all the same, and a target that is."""
     same = inputs.take_rows(example.X, [0] * inputs.n_rows(example.X))
@@ -100,7 +98,7 @@ def check_constant_data(system: System, example: Example) -> None:
         _works_or_refuses(system, replace(example, y=y), "constant target")
 
 
-@SYSTEMS.add(is_matrix)
+@SYSTEMS.add(on_array)
 def check_extreme_scales(system: System, example: Example) -> None:
     """Inputs and targets of the order of 1e30 and 1e-30."""
     for scale in (1e30, 1e-30):
@@ -119,9 +117,10 @@ def check_missing_cells_as_tagged(system: System, example: Example) -> None:
     """NaN is learnt from and predicted where `tags.missing_values` says so, and refused elsewhere."""
     X, X_new = (inputs.with_cell(table, float("nan")) for table in (example.X, inputs.new_rows(example)))
     if system.tags.missing_values:
-        outputs(rebuild(system).fit(X, example.y), X_new)
+        outputs(rebuild(system).fit(X, example.y, **example.named), X_new)
         return
-    for call, *given in ((rebuild(system).fit, X, example.y), (outputs, observe(system, example).system, X_new)):
+    fit = partial(rebuild(system).fit, **example.named)
+    for call, *given in ((fit, X, example.y), (outputs, observe(system, example).system, X_new)):
         error = refused("a missing cell", InputError, call, *given)
         expect("nan" in str(error).lower() or "missing" in str(error).lower(), f"the message names no NaN: {error}")
 
@@ -154,12 +153,12 @@ def check_wrong_columns_refused(system: System, example: Example) -> None:
         refused(f"{len(columns)} instead of {width} columns", InputError, outputs, fitted, table)
 
 
-@SYSTEMS.add(is_matrix)
+@SYSTEMS.add(on_array)
 def check_wrong_axes_refused(system: System, example: Example) -> None:
     """A row without its table, and a stack of tables."""
     fitted, rows = observe(system, example).system, inputs.new_rows(example)
     for X in (example.X[0], example.X[None]):
-        refused(f"fit with shape {X.shape}", InputError, rebuild(system).fit, X, example.y)
+        refused(f"fit with shape {X.shape}", InputError, rebuild(system).fit, X, example.y, **example.named)
     for X in (rows[0], rows[None]):
         refused(f"predict with shape {X.shape}", InputError, outputs, fitted, X)
 
@@ -169,13 +168,16 @@ def check_wrong_types_refused(system: System, example: Example) -> None:
     """What is no table at all, to learn from and to predict."""
     fitted = observe(system, example).system
     for name, X in WRONG_TYPES.items():
-        refused(f"fit with {name}", InputError, rebuild(system).fit, X, example.y)
+        if X is not None or learns_from_rows(system, example):  # a system may have a world of its own
+            refused(f"fit with {name}", InputError, rebuild(system).fit, X, example.y, **example.named)
         refused(f"predict with {name}", InputError, outputs, fitted, X)
+    if not learns_from_rows(system, example):
+        return
     words = np.full((inputs.n_rows(example.X), 2), "word", dtype=object)
     _works_or_refuses(system, replace(example, X=words, X_new=words), "a table of words")
 
 
-@SYSTEMS.add(has_target)
+@SYSTEMS.add(lambda system, example: has_target(system, example) and learns_from_rows(system, example))
 def check_bad_targets_refused(system: System, example: Example) -> None:
     """A target that is missing, of the wrong length or shape, or holds what is no target."""
     y = np.asarray(example.y)
@@ -183,22 +185,23 @@ def check_bad_targets_refused(system: System, example: Example) -> None:
     cases: dict[str, Any] = {
         "no target": None,
         "a target that is too short": y[:-1],
-        "a target of two columns": np.stack([y, y], axis=1),
         "a number as target": 1.0,
         "a dict as target": {"y": 1},
         "a missing label": np.array([None, *y.tolist()[1:]], dtype=object),
         "objects as target": np.array([object() for _ in range(n)], dtype=object),
     }
+    if system._task() != "array":
+        cases["a target of two columns"] = np.stack([y, y], axis=1)
     if system._task() == "classification":
         cases["one class only"] = np.full(n, y[0])
         cases["numbers that are no classes"] = np.linspace(0.1, 0.9, n)
         cases["labels of several types"] = np.array(["a", 1, *y.tolist()[2:]], dtype=object)
     else:
         cases["words as target"] = np.array(["word"] * n)
-        cases["NaN in the target"] = np.array([np.nan, *y.tolist()[1:]])
-        cases["infinity in the target"] = np.array([np.inf, *y.tolist()[1:]])
+        for name, value in (("NaN", np.nan), ("infinity", np.inf)):
+            cases[f"{name} in the target"] = np.concatenate([np.full_like(y[:1], value, dtype=np.float64), y[1:]])
     for name, bad in cases.items():
-        refused(name, InputError, rebuild(system).fit, example.X, bad)
+        refused(name, InputError, rebuild(system).fit, example.X, bad, **example.named)
 
 
 # Settings and order of calls -------------------------------------------------------------------------------------
@@ -222,14 +225,23 @@ def check_bad_settings_refused(system: System, example: Example) -> None:
             bad += ["no-such-option"]
         for value in bad:
             kind = (ConfigError, InputError) if value == "no-such-option" else ConfigError
-            refused(f"{name}={value!r:.40}", kind, rebuild(system, **{name: value}).fit, example.X, example.y)
+            refused(
+                f"{name}={value!r:.40}",
+                kind,
+                rebuild(system, **{name: value}).fit,
+                example.X,
+                example.y,
+                **example.named,
+            )
 
 
 @SYSTEMS.add()
 def check_bad_prior_refused(system: System, example: Example) -> None:
     """None is not "no prior", and names other than "paper" and "off" are unknown."""
     for prior in (None, "bayes", 3, object(), True):
-        refused(f"prior={prior!r:.40}", ConfigError, rebuild(system, prior=prior).fit, example.X, example.y)
+        refused(
+            f"prior={prior!r:.40}", ConfigError, rebuild(system, prior=prior).fit, example.X, example.y, **example.named
+        )
 
 
 @SYSTEMS.add()

@@ -107,7 +107,7 @@ def observe(system: System, example: Example) -> Observed:
     if system not in _OBSERVED:
         fitted = rebuild(system)
         with tempfile.TemporaryDirectory() as folder, watch() as trace, Stopwatch() as time:
-            fitted.fit(example.X, example.y)
+            fitted.fit(example.X, example.y, **example.named)
             found = outputs(fitted, inputs.new_rows(example))
             seconds = time.seconds
             with contextlib.suppress(Exception):  # what goes wrong here is the matter of the checks of saving
@@ -118,7 +118,7 @@ def observe(system: System, example: Example) -> Observed:
 
 def fitted_outputs(system: System, example: Example, **changes: Any) -> Outputs:
     """Outputs of a fresh copy of `system` with `changes`, fitted on the example."""
-    fresh = rebuild(system, **changes).fit(example.X, example.y)
+    fresh = rebuild(system, **changes).fit(example.X, example.y, **example.named)
     return outputs(fresh, inputs.new_rows(example))
 
 

@@ -37,7 +37,7 @@ from foreknow.core.checks.subject import (
     tensors_within,
 )
 from foreknow.core.records import to_json
-from foreknow.core.system import Example, System
+from foreknow.core.system import FILE_IN_FOLDER, Example, System
 
 SECONDS, SLACK = 2.0, 2.0
 """How long an example may take, and how far a busy machine may exceed that."""
@@ -64,6 +64,16 @@ def gives_distributions(system: System, example: Example) -> bool:
 def on_table(system: System, example: Example) -> bool:
     """The rows are a table."""
     return inputs.is_table(example.X)
+
+
+def on_array(system: System, example: Example) -> bool:
+    """The rows are numbers in an array of any rank."""
+    return inputs.is_array(example.X)
+
+
+def learns_from_rows(system: System, example: Example) -> bool:
+    """`fit` takes rows, not a world to act in."""
+    return system.tags.learns_from == "rows"
 
 
 def has_prior_on(system: System, example: Example) -> bool:
@@ -165,20 +175,21 @@ def check_clone_keeps_settings(system: System, example: Example) -> None:
 def check_fit_returns_self(system: System, example: Example) -> None:
     """`fit` gives the system itself, so that calls can be chained."""
     fresh = rebuild(system)
-    result = fresh.fit(example.X, example.y)
+    result = fresh.fit(example.X, example.y, **example.named)
     expect(result is fresh, f"fit must return the system itself, got {type(result).__name__}.")
 
 
 @SYSTEMS.add()
 def check_data_left_alone(system: System, example: Example) -> None:
-    """Neither fitting nor predicting changes a byte of the caller's data, which may be read-only."""
-    kept = tuple(copy.deepcopy(item) for item in (example.X, example.y, inputs.new_rows(example)))
+    """Neither fitting nor predicting changes a byte of the caller's data, which may be read-only, or of a network."""
+    originals = (example.X, example.y, inputs.new_rows(example), example.named)
+    kept = tuple(copy.deepcopy(item) for item in originals[1:])
+    kept = (copy.deepcopy(example.X) if learns_from_rows(system, example) else example.X, *kept)
     for array in kept:
         if isinstance(array, np.ndarray):
             array.flags.writeable = False
-    outputs(rebuild(system).fit(kept[0], kept[1]), kept[2])
-    originals = (example.X, example.y, inputs.new_rows(example))
-    for name, now, before in zip(("X", "y", "X_new"), kept, originals, strict=True):
+    outputs(rebuild(system).fit(kept[0], kept[1], **kept[3]), kept[2])
+    for name, now, before in zip(("X", "y", "X_new", "a named input"), kept, originals, strict=True):
         expect(inputs.same_data(now, before), f"{name} was changed.")
 
 
@@ -188,7 +199,7 @@ def check_settings_left_alone(system: System, example: Example) -> None:
     fresh = rebuild(system)
     before = fresh.get_params(deep=False)
     text = repr(before)
-    fresh.fit(example.X, example.y)
+    fresh.fit(example.X, example.y, **example.named)
     after = fresh.get_params(deep=False)
     changed = [name for name in before if after[name] is not before[name]]
     expect(not changed and repr(after) == text, f"fit changed the settings {', '.join(changed) or 'in place'}.")
@@ -200,7 +211,10 @@ def check_settings_left_alone(system: System, example: Example) -> None:
 def check_refit_equals_fresh(system: System, example: Example) -> None:
     """A second fit forgets the first one, made on other data."""
     observed = observe(system, example)
-    used = rebuild(system).fit(*inputs.first_half(example.X, example.y)).fit(example.X, example.y)
+    used = rebuild(system)
+    if learns_from_rows(system, example):
+        used.fit(*inputs.first_half(example.X, example.y), **example.named)
+    used.fit(example.X, example.y, **example.named)
     again = outputs(used, inputs.new_rows(example))
     expect_same(observed.outputs, again, observed.exact, "fitted again after other data")
 
@@ -208,7 +222,7 @@ def check_refit_equals_fresh(system: System, example: Example) -> None:
 @SYSTEMS.add()
 def check_predict_changes_nothing(system: System, example: Example) -> None:
     """Predicting twice gives the same result and leaves no new attribute."""
-    fresh = rebuild(system).fit(example.X, example.y)
+    fresh = rebuild(system).fit(example.X, example.y, **example.named)
     names, rows = set(vars(fresh)), inputs.new_rows(example)
     first = outputs(fresh, rows)
     expect_same(first, outputs(fresh, rows), 0.0, "predicted twice")
@@ -248,12 +262,12 @@ def check_batch_split_invariance(system: System, example: Example) -> None:
         expect_same(part, found, system.tags.tolerance, f"predicting {len(index)} of {n} rows")
 
 
-@SYSTEMS.add(lambda system, example: system.tags.row_order_invariant)
+@SYSTEMS.add(lambda system, example: system.tags.row_order_invariant and learns_from_rows(system, example))
 def check_row_order_invariance(system: System, example: Example) -> None:
     """The order of the training rows does not matter."""
     order = np.random.default_rng(0).permutation(inputs.n_rows(example.X))
     y = None if example.y is None else np.asarray(example.y)[order]
-    fresh = rebuild(system).fit(inputs.take_rows(example.X, order), y)
+    fresh = rebuild(system).fit(inputs.take_rows(example.X, order), y, **example.named)
     found = outputs(fresh, inputs.new_rows(example))
     expect_same(observe(system, example).outputs, found, system.tags.tolerance, "training rows shuffled")
 
@@ -262,19 +276,19 @@ def check_row_order_invariance(system: System, example: Example) -> None:
 def check_column_order_invariance(system: System, example: Example) -> None:
     """The order of the columns does not matter."""
     order = np.arange(inputs.n_columns(example.X))[::-1]
-    fresh = rebuild(system).fit(inputs.take_columns(example.X, order), example.y)
+    fresh = rebuild(system).fit(inputs.take_columns(example.X, order), example.y, **example.named)
     found = outputs(fresh, inputs.take_columns(inputs.new_rows(example), order))
     before = {name: values for name, values in observe(system, example).outputs.items() if name != "transform"}
     found.pop("transform", None)
     expect_same(before, found, system.tags.tolerance, "columns reversed")
 
 
-@SYSTEMS.add(on_table)
+@SYSTEMS.add(lambda system, example: on_table(system, example) or on_array(system, example))
 def check_float32_agrees_with_float64(system: System, example: Example) -> None:
     """The same numbers stored in single and double precision give the same result."""
     found = []
     for dtype in (np.float32, np.float64):
-        fresh = rebuild(system).fit(inputs.as_float(example.X, dtype), example.y)
+        fresh = rebuild(system).fit(inputs.as_float(example.X, dtype), example.y, **example.named)
         found.append(outputs(fresh, inputs.as_float(inputs.new_rows(example), dtype)))
     expect_same(found[0], found[1], system.tags.tolerance, "float32 against float64 storage")
 
@@ -284,9 +298,15 @@ def check_float32_agrees_with_float64(system: System, example: Example) -> None:
 
 @SYSTEMS.add(has_target)
 def check_predictions_well_formed(system: System, example: Example) -> None:
-    """One prediction per row: float64 numbers, or labels that were seen."""
+    """One prediction per row: float64 numbers, labels that were seen, or arrays of numbers."""
     fitted, rows = observe(system, example).system, inputs.new_rows(example)
     values = np.asarray(fitted.predict(rows))
+    if system._task() == "array":
+        expect(
+            values.ndim >= 2 and len(values) == inputs.n_rows(rows), f"expected one array a row, got {values.shape}."
+        )
+        expect(values.dtype.kind == "f" and np.isfinite(values).all(), "expected finite floats.")
+        return
     expect(values.shape == (inputs.n_rows(rows),), f"expected shape ({inputs.n_rows(rows)},), got {values.shape}.")
     if system._task() == "classification":
         strange = sorted(set(values.tolist()) - set(np.asarray(example.y).tolist()))
@@ -335,7 +355,7 @@ def check_labels_of_any_kind(system: System, example: Example) -> None:
         kinds.append(np.array([False, True]))
     observed, rows = observe(system, example), inputs.new_rows(example)
     for labels in kinds:
-        fresh = rebuild(system).fit(example.X, labels[codes])
+        fresh = rebuild(system).fit(example.X, labels[codes], **example.named)
         what = f"labels of dtype {labels.dtype}"
         expect(fresh.classes_.tolist() == labels.tolist(), f"{what}: classes_ is {fresh.classes_!r}.")
         expect_same(observed.outputs, outputs(fresh, rows), observed.exact, what)
@@ -372,7 +392,7 @@ def check_off_keeps_budget(system: System, example: Example) -> None:
     before, after = fitted.get_params(deep=False), off.get_params(deep=False)
     changed = [name for name in before if name != "prior" and after[name] is not before[name]]
     expect(not changed, f"without_prior() changed {', '.join(changed)}.")
-    off.fit(example.X, example.y)
+    off.fit(example.X, example.y, **example.named)
     expect(budget(off) == budget(fitted), f"the budget with prior is {budget(fitted)}, without {budget(off)}.")
     expect(off.prior_ != fitted.prior_, f"switched off, the prior is still {off.prior_!r}.")
     expect(off.prior_.off() == off.prior_, "switching off twice must be switching off once.")
@@ -387,7 +407,7 @@ def check_placebo_keeps_budget(system: System, example: Example) -> None:
     before, after = fitted.get_params(deep=False), wrong.get_params(deep=False)
     changed = [name for name in before if name != "prior" and after[name] is not before[name]]
     expect(not changed, f"with_wrong_prior() changed {', '.join(changed)}.")
-    wrong.fit(example.X, example.y)
+    wrong.fit(example.X, example.y, **example.named)
     expect(
         budget(wrong) == budget(fitted), f"the budget with prior is {budget(fitted)}, with the wrong {budget(wrong)}."
     )
@@ -423,6 +443,7 @@ def check_file_is_safetensors(system: System, example: Example) -> None:
     """The file is plain tensors behind a JSON header: nothing in it can run."""
     with tempfile.TemporaryDirectory() as folder:
         path = observe(system, example).system.save(Path(folder) / "one.safetensors")
+        path = path / FILE_IN_FOLDER if path.is_dir() else path
         raw = path.read_bytes()
         size = int.from_bytes(raw[:8], "little")
         expect(0 < size < len(raw) and raw[8:9] == b"{", "expected a safetensors file.")

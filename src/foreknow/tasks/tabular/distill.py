@@ -29,7 +29,8 @@ from foreknow.common.validate import check_int, check_option
 from foreknow.core.checkpoint import Checkpoint
 from foreknow.core.predictive import Categorical
 from foreknow.core.records import from_json, to_json
-from foreknow.core.system import NotFittedError, _labels_from_json, _labels_to_json
+from foreknow.core.system import NotFittedError
+from foreknow.core.targets import labels_from_json, labels_to_json
 from foreknow.data.encoder import TableEncoder
 from foreknow.data.standardizer import Standardizer
 from foreknow.data.table import as_table
@@ -197,7 +198,7 @@ class Student(BaseEstimator):  # type: ignore[misc]
             "params": to_json(settings),
             "encoder": meta,
             "n_features_in": self.n_features_in_,
-            "classes": _labels_to_json(self.classes_) if self._classifies() else None,
+            "classes": labels_to_json(self.classes_) if self._classifies() else None,
             "agreement": asdict(self.agreement_),
         }
         arrays = {f"encoder.{name}": value for name, value in tensors.items()}
@@ -231,7 +232,7 @@ class Student(BaseEstimator):  # type: ignore[misc]
             student.encoder_ = TableEncoder.from_state(part("encoder."), config["encoder"])
             student.n_features_in_ = int(config["n_features_in"])
             if student._classifies():
-                student.classes_ = _labels_from_json(config["classes"])
+                student.classes_ = labels_from_json(config["classes"])
             student.agreement_ = Agreement(**config["agreement"])
             student.learner_ = Network.of_arrays(part("network."))
             n_outputs = len(student.classes_) if student._classifies() else 1
