@@ -170,6 +170,23 @@ def output_folder(path: Path) -> Path:
     return path
 
 
+def options(owner: str, given: Sequence[str] | None) -> dict[str, str]:
+    """`NAME=VALUE` words as a mapping.
+
+    Raises:
+        ConfigError: a word without "=", or a name twice.
+    """
+    found: dict[str, str] = {}
+    for word in given or ():
+        name, equals, value = word.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"{owner} takes NAME=VALUE, got {word!r}.")
+        if name.strip() in found:
+            raise ConfigError(f"{owner} was given {name.strip()!r} twice.")
+        found[name.strip()] = value.strip()
+    return found
+
+
 # Progress --------------------------------------------------------------------------------------------------------
 
 

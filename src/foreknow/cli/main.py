@@ -12,6 +12,7 @@ from foreknow.cli.apply import apply
 from foreknow.cli.cite import cite
 from foreknow.cli.common import guarded
 from foreknow.cli.doctor import doctor
+from foreknow.cli.fit import fit
 from foreknow.cli.list import list_
 from foreknow.cli.predict import predict
 from foreknow.cli.pretrain import pretrain
@@ -47,6 +48,7 @@ def _root(
 
 _VERBS: dict[str, Callable[..., None]] = {
     "predict": predict,
+    "fit": fit,
     "apply": apply,
     "list": list_,
     "show": show,

@@ -34,40 +34,48 @@ def sample(
     from foreknow.common.files import atomic_path
     from foreknow.common.rng import torch_stream
     from foreknow.common.validate import check_option
-    from foreknow.core.prior import Simulator
+    from foreknow.core.prior import Pictured, Simulator
     from foreknow.core.registry import lookup
     from foreknow.viz.draws import draw_batch
+    from foreknow.viz.pictures import save_picture
 
     on = _choose(slug, lookup(slug), prior)
     name = short_name(type(on))
     path = out or Path(f"{slug}-{name}{'-off' if off else ''}.png")
     check_option("foreknow sample", "the ending of --out", path.suffix.lower().removeprefix("."), FORMATS)
     drawn = on.off() if off else on
+    record: dict[str, Any] = {"slug": slug, "prior": name, "off": off, "n": n, "rows": rows, "seed": seed}
+    generator = torch_stream(seed, "sample", slug, name)
     if not isinstance(drawn, Simulator):
-        raise CapabilityError(f"{type(drawn).__name__} does not draw tables, so it has no picture yet.")
+        if not isinstance(drawn, Pictured):
+            raise CapabilityError(f"{type(drawn).__name__} has no picture of what it believes.")
+        picture = drawn.picture(n, generator=generator)
+        _say({**record, "settings": repr(drawn), "path": str(save_picture(picture, path))}, drawn, json)
+        return
     with atomic_path(path) as temporary:
         n_context = max(1, rows // 4)
-        batch = drawn.sample(
-            n, n_context=n_context, n_query=rows - n_context, generator=torch_stream(seed, "sample", slug, name)
-        )
+        batch = drawn.sample(n, n_context=n_context, n_query=rows - n_context, generator=generator)
         title = f"{slug}: {name} prior, {'off' if off else 'on'}, seed {seed}"
-        picture = draw_batch(batch, title, view=_view(on), n_tasks=n)
-        picture.savefig(temporary, format=path.suffix.lower().removeprefix("."))
-    record: dict[str, Any] = {"slug": slug, "prior": name, "off": off, "n": n, "rows": rows, "seed": seed}
-    if not emit({**record, "settings": repr(drawn), "path": path}, json):
+        figure = draw_batch(batch, title, view=_view(on), n_tasks=n)
+        figure.savefig(temporary, format=path.suffix.lower().removeprefix("."))
+    _say({**record, "settings": repr(drawn), "path": str(path)}, drawn, json)
+
+
+def _say(record: dict[str, Any], drawn: Prior, json: bool) -> None:
+    if not emit(record, json):
         typer.echo(drawn.describe() if hasattr(drawn, "describe") else repr(drawn))
-        typer.echo(path)
+        typer.echo(record["path"])
 
 
 def _choose(slug: str, entry: Entry, name: str | None) -> Prior:
     """The prior called `name`, else the one the system uses, else the first: with default settings or an example's."""
     from foreknow.common.errors import CapabilityError
     from foreknow.common.validate import check_option
-    from foreknow.core.prior import Simulator
+    from foreknow.core.prior import Pictured, Simulator
 
     if name is None and entry.system is not None:
         paper = entry.system()._paper_prior()
-        if isinstance(paper, Simulator):
+        if isinstance(paper, Simulator | Pictured):
             return paper
     if not entry.priors:
         raise CapabilityError(f"{slug!r} registers no prior that can be drawn from.")

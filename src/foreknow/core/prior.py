@@ -20,6 +20,7 @@ from foreknow.common.rng import torch_stream
 from foreknow.common.validate import check_int, check_option
 from foreknow.core.batch import Batch
 from foreknow.core.card import Card
+from foreknow.core.pictures import Picture
 from foreknow.core.records import record
 
 
@@ -80,6 +81,13 @@ class Restricts(Protocol):
     """A prior over networks or settings."""
 
     def space(self) -> object: ...
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """A prior that shows by itself what it believes; `foreknow sample` draws it."""
+
+    def picture(self, n: int, *, generator: Generator) -> Picture: ...
 
 
 CAPABILITIES: dict[str, type] = {

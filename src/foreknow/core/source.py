@@ -77,6 +77,10 @@ class ExampleSource:
         self._groups = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
         self._n_test = check_int("ExampleSource", "n_test", max(1, 2 * n // 5) if n_test is None else n_test, low=1)
         self.n_min = check_int("ExampleSource", "n_min", n_min, low=1)
+        if self._n_test >= n:
+            raise InputError(
+                f"ExampleSource: {n} rows cannot give {self._n_test} test rows and something to learn from."
+            )
         if len(np.unique(self._groups)) < 2:
             raise InputError(f"ExampleSource: {name!r} has one group only; at least two are needed.")
         self.n_max = min(len(self._order(seed)[1]) for seed in range(1 if groups is None else 5))

@@ -21,6 +21,7 @@ from sklearn.base import BaseEstimator, clone
 from foreknow.common.errors import CapabilityError, ConfigError
 from foreknow.common.timing import Stopwatch
 from foreknow.common.validate import check_option
+from foreknow.core import source as samples
 from foreknow.core.predictive import Gaussian, Predictive
 from foreknow.core.records import to_json
 from foreknow.core.system import System
@@ -100,9 +101,16 @@ def system_arms(system: System) -> tuple[Arm, ...]:
     )
 
 
+def tables_of(kind: type[System]) -> bool:
+    """Whether the harness scores tables for these systems; all others say in `losses` how they are measured."""
+    return kind.losses is System.losses
+
+
 def plain_arms(system: System | None, task: str) -> tuple[Arm, ...]:
     """The field's simple methods: what the system names, else the baselines of tables for the task."""
     own = {} if system is None else dict(system.plain_baselines())
+    if system is not None and not tables_of(type(system)):
+        return tuple(Arm(name, "plain", name, SampleRun(make, system), {"plain": name}) for name, make in own.items())
     if own:
         return tuple(
             Arm(name, "plain", name, TableRun(_Seeded(make), "table"), {"plain": name}) for name, make in own.items()
@@ -163,8 +171,11 @@ def _system_arm(system: System, name: str, role: str, what: str) -> Arm:
     params = system.get_params(deep=False)
     budget = {key: to_json(value) for key, value in params.items() if key not in ("prior", "random_state", "device")}
     settings = {"class": type(system).__name__, "prior": to_json(params.get("prior", "paper")), **budget}
+    spends = {"class": type(system).__name__, **budget}
+    if not tables_of(type(system)):
+        return Arm(name, role, what, SampleRun(_Reseeded(system), system), settings, spends)
     reads = "table" if system.tags.missing_values else "matrix"
-    return Arm(name, role, what, TableRun(_Cloned(system), reads), settings, {"class": type(system).__name__, **budget})
+    return Arm(name, role, what, TableRun(_Cloned(system), reads), settings, spends)
 
 
 # What a run does ----------------------------------------------------------------------------------------------------
@@ -218,6 +229,33 @@ class TableRun:
         if hasattr(model, "predict_dist"):
             return model.predict_dist(self._take(rows))
         return np.asarray(model.predict(self._take(rows)), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class SampleRun:
+    """Fit on the training sample of a `foreknow.core.source.Split`, and ask the system for the losses on the test's."""
+
+    make: Callable[[int], Any]
+    system: System
+
+    def __call__(self, split: samples.Split, seed: int) -> Outcome:
+        train = split.train
+        with warnings.catch_warnings(), Stopwatch() as watch:
+            warnings.simplefilter("ignore")  # what a method has to say of little data is measured, not told
+            model = self.make(seed)
+            model.fit(train.X, train.y, **train.named)
+            losses = self.system.losses(model, split.test)
+        return Outcome({name: float(value) for name, value in losses.items()}, {}, watch.seconds)
+
+
+@dataclass(frozen=True)
+class _Reseeded:
+    """A clone of a system with the cell's seed."""
+
+    system: System
+
+    def __call__(self, seed: int) -> Any:
+        return clone(self.system).set_params(random_state=seed)
 
 
 _RUN_BEFORE: set[type] = set()

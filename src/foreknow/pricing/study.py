@@ -19,9 +19,10 @@ from foreknow.common.files import hash_bytes
 from foreknow.common.progress import ProgressCallback
 from foreknow.common.validate import check_int, check_option
 from foreknow.core.registry import lookup
+from foreknow.core.source import ExampleSource
 from foreknow.core.system import System
 from foreknow.pricing.analysis import AS_IS, analyse
-from foreknow.pricing.arms import Arm, TableRun, as_arm, check_arms, plain_arms, system_arms
+from foreknow.pricing.arms import Arm, TableRun, as_arm, check_arms, plain_arms, system_arms, tables_of
 from foreknow.pricing.engine import run_cells
 from foreknow.pricing.records import Cell, Outcome, Price
 from foreknow.pricing.schedule import Plan, estimate
@@ -200,7 +201,9 @@ def design(
     kind = _kind_of(system)
     if data is None:
         wanted = _wanted(kind, task)
-        data = dict((kind.priced_on(wanted) if kind is not None else {}) or builtin_tables(wanted))
+        data = dict((kind.priced_on(wanted) if kind is not None else {}) or _builtin(kind, wanted))
+    elif kind is not None and not tables_of(kind):
+        data = _as_samples(kind, data)
     sources = as_sources(data, target=target, task=task, groups=groups)
     task = sources[0].task
     if any(source.task != task for source in sources):
@@ -339,12 +342,30 @@ def _wanted(kind: type[System] | None, task: str) -> str:
     return task if task != "auto" else "classification" if kind is None else kind.priced_as("classification")._task()
 
 
+def _builtin(kind: type[System] | None, task: str) -> Mapping[str, object]:
+    if kind is not None and not tables_of(kind):
+        raise InputError(
+            f"price: {kind.__name__} learns from no table and names no data of its own.", hint="Give data."
+        )
+    return builtin_tables(task)
+
+
+def _as_samples(kind: type[System], data: object) -> object:
+    """What a caller gave for a system that learns from no tables: files become sources of what the system reads."""
+    if isinstance(data, Mapping):
+        return {name: _as_samples(kind, one) for name, one in data.items()}
+    if not isinstance(data, str | Path):
+        return data
+    sample = kind.read_files([Path(data)], {})
+    return ExampleSource(Path(data).name, sample.X, sample.y, named=sample.named)
+
+
 def _whole_system(system: object, kind: type[System] | None, task: str) -> System | None:
     """The system that is measured: the caller's own object, or what the class says for the task."""
     if kind is None:
         return None
     whole = system if isinstance(system, System) else kind.priced_as(task)
-    if whole._task() not in (task, "none"):
+    if tables_of(kind) and whole._task() not in (task, "none"):
         raise ConfigError(
             f"price: {type(whole).__name__} is set to {whole._task()}, but the target asks for {task}.",
             hint=f"Set task={task!r}.",
