@@ -62,7 +62,7 @@ class FNO(nn.Module):
         self.lift = nn.Conv2d(in_channels + 2, width, 1)
         self.spectral = nn.ModuleList(SpectralConv(width, width, modes) for _ in range(layers))
         self.local = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(layers))
-        self.project = nn.Sequential(nn.Conv2d(width, 4 * width, 1), nn.GELU(), nn.Conv2d(4 * width, out_channels, 1))
+        self.project = nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.GELU(), nn.Conv2d(2 * width, out_channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Fields (b, C, H, W) -> (b, C', H, W); the position on the unit square is appended as two channels."""

@@ -8,6 +8,7 @@ _PUBLIC = {
     "diffusion": "foreknow.data.pde.fields",
     "gaussian_field": "foreknow.data.pde.fields",
     "read_fields": "foreknow.data.pde.files",
+    "read_trajectories": "foreknow.data.pde.files",
     "solve_darcy": "foreknow.data.pde.fields",
     "steps_of": "foreknow.data.pde.files",
 }

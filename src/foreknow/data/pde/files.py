@@ -65,6 +65,20 @@ def read_fields(
     return _as_fields(files[0], x, subsample), None if y is None else _as_fields(files[-1], y, subsample)
 
 
+def read_trajectories(path: str | Path, name: str = "u", *, subsample: int = 1) -> NDArray[Any]:
+    """Trajectories with time last, shape (n, H, W, T), for instance `u` of the FNO paper's Navier-Stokes files.
+
+    Raises:
+        InputError: there is no such array in the file.
+    """
+    check_int("read_trajectories", "subsample", subsample, low=1)
+    found = _read_arrays(Path(path))
+    if name not in found or found[name].ndim != 4:
+        known = ", ".join(f"{key} {array.shape}" for key, array in sorted(found.items())) or "none"
+        raise InputError(f"{Path(path).name} holds no array {name!r} of shape (n, H, W, T); it holds {known}.")
+    return np.ascontiguousarray(found[name][:, ::subsample, ::subsample])
+
+
 def steps_of(trajectories: NDArray[Any]) -> Fields:
     """Pairs of a state and the next one from trajectories with time last, shape (n, H, W, T), as in the FNO files.
 

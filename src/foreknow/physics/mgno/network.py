@@ -162,7 +162,7 @@ def _shuffled(n: int) -> tuple[Tensor, Tensor]:
 def _reorder(u: Tensor, back: bool = False) -> Tensor:
     """The nodes of a grid in one fixed random order, or put back from it."""
     order = _shuffled(u.shape[-2] * u.shape[-1])[int(back)].to(u.device)
-    return u.flatten(2)[:, :, order].view_as(u)
+    return u.flatten(2)[:, :, order].reshape(u.shape)
 
 
 class MgConv(nn.Module):
