@@ -1,7 +1,7 @@
 """A small Fourier neural operator (Li et al. 2021, arXiv 2010.08895), for comparisons.
 
-`SpectralConv` is its equation 4: fields go to Fourier space, the lowest waves are mixed by complex matrices of their own,
-the others are dropped, and the result comes back.
+`SpectralConv` is its equation 4: fields go to Fourier space, the lowest waves are mixed by complex matrices of their
+own, the others are dropped, and the result comes back.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class SpectralConv(nn.Module):
         high = torch.einsum("bihw,iohw->bohw", waves[..., -m:, :m], weight[1])
         middle = low.new_zeros(*low.shape[:2], h - 2 * m, m)
         kept = F.pad(torch.cat([low, middle, high], 2), (0, w // 2 + 1 - m))
-        return torch.fft.irfft2(kept, s=(h, w))
+        out: Tensor = torch.fft.irfft2(kept, s=(h, w))
+        return out
 
 
 class FNO(nn.Module):

@@ -28,7 +28,7 @@ class TrainConfig:
         betas: AdamW's and Adam's moment decays.
         weight_decay: on weights of two or more axes only, never on biases and norms.
         muon_exclude: a parameter whose name contains one of these words stays with AdamW under `"muon"`.
-        warmup_fraction: part of the budget during which the rate rises, linearly or under `"onecycle"` by half a cosine.
+        warmup_fraction: part of the budget during which the rate rises, linearly; under `"onecycle"` by half a cosine.
         initial_lr_fraction: the rate it rises from, relative to `lr`.
         schedule: `"cosine"`, `"linear"` or `"constant"` after the warm-up; `"onecycle"` falls by half a cosine too.
         final_lr_fraction: the rate at the end, relative to `lr`.

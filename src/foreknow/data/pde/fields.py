@@ -1,8 +1,8 @@
 """Coefficients and solutions of elliptic and parabolic equations, made here at any resolution.
 
-`darcy` follows the data of Li et al. (Fourier Neural Operator, arXiv 2010.08895): -div(a grad u) = 1 on the unit square,
-u = 0 on its boundary, with a piecewise constant coefficient a. Grids hold n x n nodes, those on the boundary included,
-at distance h = 1 / (n - 1); a periodic grid has h = 1 / n.
+`darcy` follows the data of Li et al. (Fourier Neural Operator, arXiv 2010.08895): -div(a grad u) = 1 on the unit
+square, u = 0 on its boundary, with a piecewise constant coefficient a. Grids hold n x n nodes, those on the boundary
+included, at distance h = 1 / (n - 1); a periodic grid has h = 1 / n.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class Fields:
     y: Array
 
 
-def gaussian_field(
-    n: int, resolution: int, *, tau: float = 3.0, alpha: float = 2.0, rng: np.random.Generator
-) -> Array:
+def gaussian_field(n: int, resolution: int, *, tau: float = 3.0, alpha: float = 2.0, rng: np.random.Generator) -> Array:
     """Gaussian fields with zero mean, zero slope at the boundary and covariance (-Laplacian + tau^2)^-alpha.
 
     Cosine waves are summed by a discrete cosine transform of type I, so that values lie on the nodes.
@@ -118,12 +116,9 @@ def _solve_one(a: Array, f: Array) -> Array:
     m = n - 2
     east = right.copy()
     east[:, -1] = 0  # the neighbour lies on the boundary, where u = 0
-    matrix = sparse.diags(
-        [(left + right + above + below).ravel(), -east.ravel()[:-1], -east.ravel()[:-1]]
-        + [-below[:-1].ravel(), -below[:-1].ravel()],
-        [0, 1, -1, m, -m],
-        format="csc",
-    )
+    sideways, downwards = -east.ravel()[:-1], -below[:-1].ravel()
+    diagonals = [(left + right + above + below).ravel(), sideways, sideways, downwards, downwards]
+    matrix = sparse.diags(diagonals, [0, 1, -1, m, -m], format="csc")
     u = np.zeros_like(a)
     u[inner, inner] = spsolve(matrix, f[inner, inner].ravel() / (n - 1) ** 2, permc_spec="MMD_AT_PLUS_A").reshape(m, m)
     return u

@@ -93,9 +93,7 @@ def steps_of(trajectories: NDArray[Any]) -> Fields:
     return Fields(np.array(x), np.array(y))
 
 
-def _choose(
-    path: Path, found: Mapping[str, Any], names: tuple[str, str] | None, need_outputs: bool
-) -> tuple[str, str]:
+def _choose(path: Path, found: Mapping[str, Any], names: tuple[str, str] | None, need_outputs: bool) -> tuple[str, str]:
     for inputs, outputs in PAIRS if names is None else (names,):
         if inputs in found and (outputs in found or not need_outputs):
             return inputs, outputs
@@ -115,7 +113,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         found = {".npz": _npz, ".npy": _npy, ".pt": _pt, ".mat": _mat}[path.suffix](path)
     except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path.name} cannot be read as {path.suffix}: {str(error):.200}") from error
+        raise InputError(f"{path.name} cannot be read as {path.suffix}: {error!s:.200}") from error
     return {name: array for name, array in found.items() if array.dtype.kind in "fiub"}
 
 

@@ -11,7 +11,7 @@ CARD = Card(
     room="physics",
     prior=(
         "The linear maps between fields inside a solution operator are multigrid cycles: near nodes are coupled on the "
-        "fine grid, far ones on coarser grids, everywhere by the same few weights, and the boundary condition is padding."
+        "fine grid, far ones on coarser grids, everywhere by the same few weights; the boundary condition is padding."
     ),
     control=(
         "off() keeps every weight and leaves out the coarser grids: all convolutions act on the finest one, where they "
@@ -34,11 +34,11 @@ CARD = Card(
         "by zeros, which breaks translation on a periodic grid.",
         "The kernel of a prolongation is chosen from the grid, 3 onto odd and 4 onto even ones; the released code has "
         "one class per data set with kernels written down.",
-        "The learning rate moves with every step, in the released code with every epoch; weight decay leaves biases out; "
-        "a mean is subtracted and divided by a standard deviation per channel, with a floor that is relative.",
+        "The learning rate moves with every step, in the released code with every epoch; weight decay leaves out "
+        "biases; a mean is subtracted and divided by a standard deviation per channel, with a floor that is relative.",
         "The Helmholtz configuration normalises after each prolongation, ends in a 1x1 convolution, pads restrictions "
-        "like all else, and trains on a relative H1 error by differences; the released one normalises whole layers, ends "
-        "in a cycle, has absolute errors and grids of 101, 50, 24, 11, 5 nodes instead of 101, 51, 26, 13, 7.",
+        "like all else, and trains on a relative H1 error by differences; the released one normalises whole layers, "
+        "ends in a cycle, has absolute errors and grids of 101, 50, 24, 11, 5 nodes instead of 101, 51, 26, 13, 7.",
         "norm='layer' has weights for every node as published; norm='group', not tied to the grid, is an addition.",
         "The start as a classical Poisson cycle is an addition of this library and not in the paper.",
         "The values of the rough coefficient are not documented; generated data take 12 and 3 as for the smooth one.",

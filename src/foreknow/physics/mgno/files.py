@@ -27,7 +27,10 @@ OPTIONS = {
     "subsample": "keep every so many-th node",
     "trajectories": "name of an array (n, H, W, T), whose steps are learnt",
 }
-_APPLY = {**{name: OPTIONS[name] for name in ("input", "output", "subsample")}, "steps": "how often to apply it in turn"}
+_APPLY = {
+    **{name: OPTIONS[name] for name in ("input", "output", "subsample")},
+    "steps": "how often to apply it in turn",
+}
 _SHOWN = 4
 
 
@@ -70,7 +73,7 @@ def apply(
     options: Mapping[str, str],
     progress: ProgressCallback | None,
 ) -> Applied:
-    """Write predictions.npz with the array u (and its steps, where several are asked for), and show the first fields."""
+    """Write predictions.npz with the array u, with an axis of steps where there are several; show the first."""
     sample = read_sample(paths, options, need_outputs=False, known=_APPLY)
     n_steps = whole(options, "steps", 1)
     reporter = Reporter(progress, 2)

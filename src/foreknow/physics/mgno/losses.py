@@ -27,8 +27,8 @@ def relative_h1(predicted: Tensor, truth: Tensor, floor: float = 1e-30, n_weight
     sides = [torch.fft.fftfreq(n, 1 / n, device=truth.device, dtype=truth.dtype) for n in truth.shape[-2:]]
     rows, columns = (torch.where(k.abs() < n_weighted, k, 0) ** 2 for k in sides)
     weight = (1 + rows[:, None] + columns).sqrt()
-    waves = [weight * torch.fft.fft2(field, norm="ortho") for field in (predicted - truth, truth)]
-    return _ratio(*waves, floor)
+    error, whole = (weight * torch.fft.fft2(field, norm="ortho") for field in (predicted - truth, truth))
+    return _ratio(error, whole, floor)
 
 
 def relative_h1_differences(predicted: Tensor, truth: Tensor, floor: float = 1e-30) -> Tensor:
@@ -37,7 +37,7 @@ def relative_h1_differences(predicted: Tensor, truth: Tensor, floor: float = 1e-
     for field in (predicted - truth, truth):
         slopes = torch.gradient(field, spacing=1 / (field.shape[-1] - 1), dim=[-2, -1])
         parts.append(torch.stack([field, *slopes], 1))
-    return _ratio(*parts, floor)
+    return _ratio(parts[0], parts[1], floor)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -49,8 +49,6 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 
 def _ratio(error: Tensor, truth: Tensor, floor: float) -> Tensor:
-    return torch.linalg.vector_norm(error.flatten(1), dim=1) / _norm(truth).clamp_min(floor)
-
-
-def _norm(field: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(field.flatten(1), dim=1)
+    above, below = (torch.linalg.vector_norm(field.flatten(1), dim=1) for field in (error, truth))
+    ratio: Tensor = above / below.clamp_min(floor)
+    return ratio

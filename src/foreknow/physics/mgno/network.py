@@ -7,9 +7,9 @@ u_l <- u_l + P u_{l+1}; `MgConv` is the cycle and `MgNO` the network u <- act(Mg
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +19,14 @@ from foreknow.common.errors import ConfigError, InputError
 from foreknow.common.rng import torch_stream
 from foreknow.common.validate import check_bool, check_int, check_option
 
-PADDING = {"dirichlet": "zeros", "periodic": "circular", "neumann": "reflect"}
+PADDING: dict[str, Any] = {"dirichlet": "zeros", "periodic": "circular", "neumann": "reflect"}
 """Boundary condition -> padding of every convolution."""
 NORMS = ("none", "layer", "group")
 
 Smoothings = Sequence[int | Sequence[int]]
 
 
-def smoothing_pairs(smoothing: Smoothings) -> list[tuple[int, int]]:
+def smoothing_pairs(smoothing: object) -> list[tuple[int, int]]:
     """Numbers of smoothings (before, after) the coarser grids, one pair a level; a lone number has none after.
 
     Raises:
@@ -127,7 +127,9 @@ class Prolongation(nn.Module):
         extra = 1 if self.stride == 2 else kernel - 2
         mode = "constant" if self.boundary == "dirichlet" else PADDING[self.boundary]
         around = F.pad(u, (1, extra, 1, extra), mode=mode)
-        return F.conv_transpose2d(around, self.weight, stride=self.stride, padding=3 if self.stride == 2 else kernel - 1)
+        return F.conv_transpose2d(
+            around, self.weight, stride=self.stride, padding=3 if self.stride == 2 else kernel - 1
+        )
 
 
 class FieldNorm(nn.Module):
@@ -229,10 +231,10 @@ class MgConv(nn.Module):
 
     def forward(self, f: Tensor) -> Tensor:
         """Right-hand sides (b, C, H, W) -> (b, channels, H, W)."""
-        act = nn.Identity() if self.linear else F.gelu
+        act: Callable[[Tensor], Tensor] = nn.Identity() if self.linear else F.gelu
         stages: list[tuple[Tensor, Tensor]] = []
         u: Any = None
-        for level, smoothings in enumerate(self.before):
+        for level, smoothings in enumerate(cast("list[nn.ModuleList]", list(self.before))):
             if level:
                 u, f = self.restrict[level - 1](u, f)
                 u, f = act(u), act(f)
@@ -241,16 +243,16 @@ class MgConv(nn.Module):
             for smooth in smoothings:
                 u = act(smooth(u, f))
             stages.append((u, f))
-        for smooth in self.after[-1]:
-            u = act(smooth(u, f))
-        for level in reversed(range(len(self.restrict))):
-            if self.shuffled and self.strides[level] == 2:
-                u = _reorder(u, back=True)
+        for level, smoothings in reversed(list(enumerate(cast("list[nn.ModuleList]", list(self.after))))):
             fine, f = stages[level]
-            u = act(self.norms[level](fine + self.prolong[level](u)))
-            for smooth in self.after[level]:
+            if level + 1 < len(stages):
+                if self.shuffled and self.strides[level] == 2:
+                    u = _reorder(u, back=True)
+                u = act(self.norms[level](fine + self.prolong[level](u)))
+            for smooth in smoothings:
                 u = act(smooth(u, f))
-        return u
+        out: Tensor = u
+        return out
 
 
 class MgNO(nn.Module):
@@ -315,7 +317,7 @@ class MgNO(nn.Module):
             raise ConfigError(
                 f"MgNO: add_input needs as many channels out as in, got {out_channels} and {in_channels}."
             )
-        cycle = {
+        cycle: dict[str, Any] = {
             "grid": grid, "smoothing": smoothing, "levels": self.levels, "boundary": boundary, "bias": bias,
             "residual_restriction": residual_restriction, "norm": norm, "grow_channels": grow_channels,
             "linear": linear, "shuffled": shuffled,

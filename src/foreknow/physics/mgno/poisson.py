@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from foreknow.physics.mgno.network import MgConv, MgNO, Prolongation, Smoothing
+from foreknow.physics.mgno.network import MgConv, MgNO, Prolongation, Restriction, Smoothing
 
 DAMPING = 0.8
 _STENCIL = torch.tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]])
@@ -35,14 +35,14 @@ def start_as_poisson(cycle: MgConv, *, noise: float = 0.0, gain: float = 1.0) ->
             _set(part.S, _mix(part.S.weight) * _DELTA * (gain * DAMPING / 4), noise)
             if part.A is not None:
                 _set(part.A, _mix(part.A.weight) * _STENCIL / gain, noise)
-    for level, restriction in enumerate(cycle.restrict):
+    for restriction, prolongation, stride in zip(cycle.restrict, cycle.prolong, cycle.strides, strict=True):
+        assert isinstance(restriction, Restriction) and isinstance(prolongation, Prolongation)
         if restriction.A is not None:
             _set(restriction.A, _mix(restriction.A.weight) * _STENCIL / gain, noise)
-        coarser = cycle.strides[level] == 2
-        full_weighting = torch.outer(_HAT, _HAT) if coarser else _DELTA  # times h^2 of the coarse grid: 4 / 4
+        full_weighting = torch.outer(_HAT, _HAT) if stride == 2 else _DELTA  # times h^2 of the coarse grid: 4 / 4
         _set(restriction.R, _mix(restriction.R.weight) * full_weighting, noise)
         _set(restriction.Pi, torch.zeros_like(restriction.Pi.weight), noise)
-        _prolong(cycle.prolong[level], noise)
+        _prolong(prolongation, noise)
     return cycle
 
 
@@ -52,6 +52,7 @@ def start_network_as_poisson(network: MgNO, *, noise: float = 0.1) -> MgNO:
     grid = network.settings["grid"]
     lowest = 2 * 4 * torch.sin(torch.tensor(torch.pi / 2 / (grid + 1))).item() ** 2
     for cycle in network.cycles:
+        assert isinstance(cycle, MgConv)
         start_as_poisson(cycle, noise=noise, gain=lowest)
     return network
 
@@ -60,16 +61,12 @@ def _mix(weight: Tensor) -> Tensor:
     """Channels to channels, (out, in, 1, 1): repeated where there are more of them, averaged where there are fewer."""
     n_out, n_in = weight.shape[:2]
     rows, columns = torch.arange(n_out), torch.arange(n_in)
-    if n_out >= n_in:
-        table = rows[:, None] % n_in == columns
-    else:
-        table = columns % n_out == rows[:, None]
-    table = table.to(torch.float64)
+    same = rows[:, None] % n_in == columns if n_out >= n_in else columns % n_out == rows[:, None]
+    table = same.to(torch.float64)
     return (table / table.sum(1, keepdim=True))[..., None, None]
 
 
-def _prolong(part: nn.Module, noise: float) -> None:
-    assert isinstance(part, Prolongation)
+def _prolong(part: Prolongation, noise: float) -> None:
     weight = part.weight  # (in, out, kernel, kernel)
     kernel = weight.shape[-1]
     line = torch.zeros(kernel, dtype=torch.float64)

@@ -25,7 +25,7 @@ from foreknow.core.evidence import Claim, Evidence
 from foreknow.core.measures import paired_interval
 from foreknow.core.source import Sample
 from foreknow.core.system import PRESETS
-from foreknow.data.pde import darcy, diffusion
+from foreknow.data.pde.fields import darcy, diffusion
 from foreknow.physics.mgno.baselines import FNORegressor, MeanField, PCARidge
 from foreknow.physics.mgno.prior import MultigridPrior
 from foreknow.physics.mgno.system import OperatorRegressor
@@ -108,8 +108,8 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
         settings={"preset": preset, "seeds": seeds, "resolution": sizes.resolution, "system": dict(sizes.system),
                   "fno": dict(sizes.fno), "n_test": sizes.n_test},
         notes=(
-            "All trained arms share data, loss, epochs, batches and choice of the best epoch; learning rates were chosen "
-            "on other data (seeds from 1000 on).",
+            "All trained arms share data, loss, epochs, batches and the choice of the best epoch; learning rates were "
+            "chosen on other data (seeds from 1000 on).",
             "R is a measurement without a claim: weights belong to the spacing they were trained at.",
         ),
     )  # fmt: skip
@@ -220,9 +220,7 @@ def _claims(sizes: Sizes, records: Sequence[Record]) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _ratio(
-    records: Sequence[Record], arm: str, on: str, measure: str, n: int, low: float, name: str
-) -> Claim:
+def _ratio(records: Sequence[Record], arm: str, on: str, measure: str, n: int, low: float, name: str) -> Claim:
     """A claim on the geometric mean over seeds of the ratio of two arms' errors, paired by seed."""
     logs = {
         which: np.array([math.log(r[measure]) for r in records if (r["arm"], r.get("n")) == (which, n)])

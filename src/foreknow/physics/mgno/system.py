@@ -62,7 +62,7 @@ class OperatorRegressor(System):
         device: where to compute.
 
     Example:
-        >>> from foreknow.data.pde import darcy
+        >>> from foreknow.data.pde.fields import darcy
         >>> data = darcy(8, 9)
         >>> op = OperatorRegressor(smoothing=(1, 1, 2), channels=4, layers=1, epochs=2, random_state=0)
         >>> op.fit(data.X, data.y).predict(data.X[:2]).shape
@@ -124,7 +124,7 @@ class OperatorRegressor(System):
         assert isinstance(self.model_.network, MgNO)
         return self.model_.network
 
-    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: None = None) -> dict[str, float]:  # type: ignore[override]
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: None = None) -> dict[str, float]:
         """Mean relative errors on pairs of fields: "l2", "h1" (by Fourier transform) and "h1-differences"."""
         return dict(self.losses(self, Sample(X, y)))
 
@@ -220,7 +220,7 @@ class OperatorRegressor(System):
                 f"OperatorRegressor: fields must be square, (n, C, H, H), got shape {fields.shape}.",
                 hint="Resample them onto a square grid.",
             )
-        if not fitting and fields.shape[1] == self.row_shape_[0]:
+        if not fitting and self.row_shape_ == (fields.shape[1],):
             self._check_resolution(fields.shape[2:])
         return fields
 
@@ -264,11 +264,18 @@ class OperatorRegressor(System):
                     )
                 },
             )  # fmt: skip
-        network = self.prior_.wire(plain).to(memory_format=torch.channels_last)  # quicker, by a fifth
+        network = self.prior_.wire(plain)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # quicker, by a fifth
         return FieldModel(network, Normaliser(settings.normalise_x, x_shape), Normaliser(settings.normalise_y, y_shape))
 
     def _predict(self, X: Any) -> NDArray[Any]:
-        return self.model_.predict(X)
+        found = self.model_.predict(X)
+        if not np.isfinite(found).all():
+            raise InputError(
+                f"OperatorRegressor: fields of size {np.abs(X).max():.3g} are too large for what it computes with.",
+                hint="Bring them to the size of the training fields, or fit with normalise_x='gaussian'.",
+            )
+        return found
 
     def _check_resolution(self, size: tuple[int, ...]) -> None:
         self.network_.check_size(size)
@@ -302,7 +309,7 @@ class OperatorRegressor(System):
 
     @classmethod
     def examples(cls) -> list[Example]:
-        from foreknow.data.pde import darcy, diffusion
+        from foreknow.data.pde.fields import darcy, diffusion
 
         tiny = {"channels": 4, "layers": 2, "epochs": 2, "batch_size": 4, "random_state": 0}
         flow, heat = darcy(10, 9), diffusion(10, 8)
@@ -333,7 +340,7 @@ class OperatorRegressor(System):
 
     @classmethod
     def priced_on(cls, task: str) -> Mapping[str, Any]:
-        from foreknow.data.pde import darcy
+        from foreknow.data.pde.fields import darcy
 
         flow = darcy(612, 33)
         return {"darcy 33x33": ExampleSource("darcy 33x33", flow.X, flow.y, unit="fields", n_test=100, n_min=8)}

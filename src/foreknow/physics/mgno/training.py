@@ -211,7 +211,7 @@ def _least_norm(targets: Tensor) -> float:
     n_zero = int((norms == 0).sum())
     if n_zero:
         warnings.warn(
-            f"{n_zero} target field(s) are zero everywhere; their relative error is taken against a norm of {floor:.3g}.",
+            f"{n_zero} target field(s) are zero everywhere; their error is taken against a norm of {floor:.3g}.",
             ForeknowWarning,
             stacklevel=4,
         )
