@@ -25,17 +25,17 @@ def test_a_constant_coefficient_gives_poissons_series() -> None:
     assert not u[[0, -1]].any() and not u[:, [0, -1]].any()
 
 
-def test_layers_are_solved_as_in_one_dimension() -> None:
-    """A right-hand side and coefficient that depend on one axis only, far from the ends of the other: harmonic means."""
-    n, a = 65, np.where(np.arange(65) < 32, 1.0, 100.0)
-    coefficient = np.repeat(a[:, None], n, axis=1)
-    x = np.linspace(0, 1, n)
-    exact = np.where(x < 0.5, x * (1 - x), 0.0)
-    force = 2.0 * np.repeat((x < 0.5)[:, None], n, axis=1)
-    u = solve_darcy(coefficient, force)
-    # across the good conductor the pressure hardly falls
-    assert np.ptp(u[34:44, 32]) < 0.35 * u[16, 32]
-    assert u[:, 32].argmax() < 32 and exact.max() > 0
+def test_flows_into_every_node_balance() -> None:
+    """Node by node: what flows to the four neighbours, with harmonic means, is the source in the node's cell."""
+    rng = np.random.default_rng(0)
+    a, f = rng.uniform(0.1, 10, (7, 7)), rng.normal(size=(7, 7))
+    u = solve_darcy(a, f)
+    for i in range(1, 6):
+        for j in range(1, 6):
+            flow = 0.0
+            for k, l in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)):
+                flow += 2 * a[i, j] * a[k, l] / (a[i, j] + a[k, l]) * (u[i, j] - u[k, l])
+            assert flow == pytest.approx(f[i, j] / 6**2)
 
 
 def test_it_agrees_with_finite_elements() -> None:
@@ -157,7 +157,7 @@ def test_outputs_may_be_missing_where_none_are_needed(tmp_path: Path, pair: tupl
     np.save(tmp_path / "new.npy", pair[0])
     for name in ("new.npz", "new.npy"):
         assert read_fields(tmp_path / name, need_outputs=False)[1] is None
-        with pytest.raises(InputError, match="u|outputs"):
+        with pytest.raises(InputError, match=r"outputs|must hold arrays"):
             read_fields(tmp_path / name)
 
 
@@ -168,8 +168,8 @@ def test_files_that_cannot_be_used(tmp_path: Path, pair: tuple[np.ndarray, np.nd
     (tmp_path / "broken.mat").write_bytes(b"nothing")
     (tmp_path / "text.txt").write_text("1")
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    cases = {"other.npz": "holds b", "flat.npz": "shape", "broken.npz": "cannot be read", "broken.mat": "cannot be read",
-             "objects.npy": "cannot be read", "none.npz": "no file"}  # fmt: skip
+    cases = {"other.npz": "holds b", "flat.npz": "shape", "none.npz": "no file"}
+    cases |= dict.fromkeys(("broken.npz", "broken.mat", "objects.npy"), "cannot be read")
     for name, words in cases.items():
         with pytest.raises(InputError, match=words):
             read_fields(tmp_path / name, need_outputs=False)

@@ -133,6 +133,7 @@ def test_a_field_continued_by_mirrors_is_a_ring() -> None:
 # Control arms ------------------------------------------------------------------------------------------------------
 
 
+@seeded_init(0)
 @pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"helmholtz"}))
 def test_every_arm_has_the_same_weights(preset: str) -> None:
     shape = PRESETS[preset]
@@ -148,7 +149,7 @@ def test_every_arm_has_the_same_weights(preset: str) -> None:
         assert wired(torch.zeros(1, 1, 32, 32)).shape == (1, 1, 32, 32)
 
 
-@pytest.mark.parametrize("grid", [32, 33])
+@pytest.mark.parametrize("grid", [64, 65])
 def test_the_control_arm_sees_a_few_nodes_and_the_prior_the_whole_grid(grid: int) -> None:
     reach = {}
     for levels in (1, 5):
@@ -171,6 +172,7 @@ def test_shuffled_grids_are_put_back() -> None:
     assert (cycle(8)(x) - cycle(8, shuffled=True)(x)).abs().max() > 1e-3
 
 
+@seeded_init(0)
 def test_only_its_own_kind_of_network_is_wired() -> None:
     with pytest.raises(ConfigError, match="MgNO"):
         MultigridPrior(2).wire(nn.Linear(2, 2))
@@ -181,12 +183,14 @@ def test_only_its_own_kind_of_network_is_wired() -> None:
 # Published sizes ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("layers", "weights"), [(4, 572_661), (5, 738_597)])
-def test_weights_of_the_published_networks(layers: int, weights: int) -> None:
-    """Counted from the released classes with kernels of 4: 0.573 M and 0.739 M."""
-    assert n_weights(MgNO(grid=256, channels=24, layers=layers)) == weights
+@seeded_init(0)
+@pytest.mark.parametrize(("layers", "millions"), [(4, 0.573), (5, 0.739)])
+def test_weights_of_the_published_networks(layers: int, millions: float) -> None:
+    """Counted from the released classes, with kernels of 4."""
+    assert round(n_weights(MgNO(grid=256, channels=24, layers=layers)) / 1e6, 3) == millions
 
 
+@seeded_init(0)
 @pytest.mark.parametrize(
     ("grid", "kernels"), [(211, [3, 4, 3, 3, 4]), (256, [4] * 5), (128, [4] * 5), (65, [3] * 5), (129, [3] * 5)]
 )
@@ -196,6 +200,7 @@ def test_kernels_follow_the_grid(grid: int, kernels: list[int]) -> None:
     assert [part.weight.shape[-1] for part in net.prolong] == kernels
 
 
+@seeded_init(0)
 def test_growing_channels() -> None:
     net = MgConv(2, 5, grid=16, smoothing=(1, 1, 2), levels=3, grow_channels=True, norm="layer")
     assert [part[0].S.weight.shape[:2] for part in net.before] == [(5, 2), (10, 4), (15, 6)]
@@ -205,6 +210,7 @@ def test_growing_channels() -> None:
 # Grids it takes and refuses ----------------------------------------------------------------------------------------
 
 
+@seeded_init(0)
 def test_other_resolutions() -> None:
     net = MgNO(grid=33, channels=2, layers=1, smoothing=(1, 1, 1, 2))
     net.check_size((65, 65))
@@ -218,6 +224,7 @@ def test_other_resolutions() -> None:
             tied.check_size((65, 65))
 
 
+@seeded_init(0)
 @pytest.mark.parametrize(
     ("grid", "levels", "boundary", "most"),
     [

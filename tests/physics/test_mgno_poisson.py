@@ -79,44 +79,54 @@ def test_a_cycle_is_the_one_of_matrices() -> None:
 
 @pytest.mark.parametrize(("boundary", "grids"), [("periodic", (16, 32, 64)), ("neumann", (17, 33, 65))])
 def test_it_converges_as_textbook_multigrid_whatever_the_grid(boundary: str, grids: tuple[int, ...]) -> None:
-    """V(2, 0) with damped Jacobi shrinks errors by more than half, on every grid; Jacobi alone hardly at all."""
+    """V(2, 0) with damped Jacobi leaves 0.6^2 = 0.36 of an error, on every grid; Jacobi alone nearly all."""
     found = []
     for n in grids:
         levels = int(math.log2(n - (n % 2))) - 1
         found.append(contraction(v_cycle(n, boundary, smoothing=(2,) * (levels - 1) + (40,)), n, boundary))
         assert contraction(v_cycle(n, boundary, smoothing=(2,)), n, boundary) > 0.9
-    assert max(found) < 0.5
-    assert max(found) - min(found) < 0.1
+    assert max(found) < 0.4
+    assert max(found) - min(found) < 0.05
 
 
-def test_with_zeros_outside_it_solves_poissons_equation() -> None:
-    """Against a direct solution; coarse grids fit the boundary less well there, so it takes a few rounds more."""
+@pytest.mark.parametrize("n", [31, 32, 65])
+def test_with_zeros_outside_two_levels_converge(n: int) -> None:
+    """Coarse grids fit that boundary less well: slower than 0.36 a round, and with more levels not at all."""
+    assert contraction(v_cycle(n, "dirichlet", smoothing=(2, 200)), n, "dirichlet", rounds=20) < 0.6
+    assert contraction(v_cycle(n, "dirichlet", smoothing=(2, 2, 2, 200)), n, "dirichlet", rounds=20) > 1.0
+
+
+def test_it_solves_poissons_equation() -> None:
+    """Rounds of the cycle against a direct solution."""
     n = 31
     matrix = laplacian(n, "dirichlet")
     f = np.random.default_rng(0).normal(size=n * n)
     u = torch.zeros(n * n, dtype=torch.float64)
-    cycle = v_cycle(n, "dirichlet", smoothing=(2, 2, 2, 40))
-    for _ in range(60):
+    cycle = v_cycle(n, "dirichlet", smoothing=(2, 200))
+    for _ in range(40):
         u = u + cycle(torch.from_numpy(f - matrix @ u.numpy()).view(1, 1, n, n)).detach().flatten()
     np.testing.assert_allclose(u.numpy(), spsolve(matrix.tocsc(), f), atol=1e-6)
 
 
-def test_it_is_not_far_from_pyamg() -> None:
-    """Rounds to a residual of 1e-8: at most twice those of pyamg's classical solver with as much smoothing."""
+def test_it_needs_as_many_rounds_as_pyamg() -> None:
+    """With mirrors outside, to a residual of 1e-8: at most half as many again as classical algebraic multigrid."""
     n = 65
-    matrix = laplacian(n, "dirichlet")
+    matrix = laplacian(n, "neumann") + 1e-8 * sparse.eye(n * n)  # one field of the singular system is fixed
     f = np.random.default_rng(0).normal(size=n * n)
+    f = matrix @ f  # something the singular system can reach
     residuals: list[float] = []
     jacobi = ("jacobi", {"omega": 0.8, "iterations": 2})
-    solver = pyamg.ruge_stuben_solver(matrix, presmoother=jacobi, postsmoother=None, max_coarse=10)
+    state = np.random.get_state()  # noqa: NPY002 - pyamg draws from the global generator
+    solver = pyamg.ruge_stuben_solver(matrix.tocsr(), presmoother=jacobi, postsmoother=None, max_coarse=10)
     solver.solve(f, tol=1e-8, residuals=residuals, maxiter=100)
-    cycle = v_cycle(n, "dirichlet", smoothing=(2, 2, 2, 2, 2, 40))
+    np.random.set_state(state)  # noqa: NPY002
+    cycle = v_cycle(n, "neumann", smoothing=(2, 2, 2, 2, 40))
     u, rounds, residual = np.zeros(n * n), 0, f
     while np.linalg.norm(residual) > 1e-8 * np.linalg.norm(f) and rounds < 200:
         u = u + cycle(torch.from_numpy(residual).view(1, 1, n, n)).detach().numpy().ravel()
         residual = f - matrix @ u
         rounds += 1
-    assert rounds <= 2 * len(residuals)
+    assert rounds <= 1.5 * len(residuals)
 
 
 def test_channels_repeat_one_cycle_and_the_gain_multiplies_it() -> None:
@@ -136,7 +146,7 @@ def test_the_prior_starts_a_network_so_and_keeps_some_of_its_weights() -> None:
     torch.testing.assert_close(corners, 0.1 * old[:, :, [0, 0, 2, 2], [0, 2, 0, 2]])
     assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
     smooth = _smoothest(17)
-    assert 0.3 < float(wired.cycles[0](smooth).abs().max()) < 3.0  # its size is kept, up to the noise
+    assert 0.3 < float(wired.cycles[0](smooth).detach().abs().max()) < 3.0  # its size is kept, up to the noise
 
 
 def _smoothest(n: int) -> Tensor:

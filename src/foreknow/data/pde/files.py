@@ -128,11 +128,14 @@ def _npy(path: Path) -> dict[str, NDArray[Any]]:
 
 def _pt(path: Path) -> dict[str, NDArray[Any]]:
     import pickle
+    import warnings
 
     import torch
 
     try:
-        stored = torch.load(path, weights_only=True, map_location="cpu")  # refuses everything but tensors
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that are refused a moment later
+            stored = torch.load(path, weights_only=True, map_location="cpu")  # refuses everything but tensors
     except pickle.UnpicklingError as error:
         raise InputError(f"{path.name} holds more than tensors, and is not read.") from error
     if not isinstance(stored, dict):
@@ -145,6 +148,8 @@ def _mat(path: Path) -> dict[str, NDArray[Any]]:
 
     try:
         return {name: value for name, value in io.loadmat(path).items() if isinstance(value, np.ndarray)}
+    except io.matlab.MatReadError as error:
+        raise ValueError(error) from error
     except NotImplementedError:  # version 7.3 is HDF5, with the axes in reverse order
         h5py = require("h5py", "Reading .mat files of version 7.3")
         with h5py.File(path, "r") as file:

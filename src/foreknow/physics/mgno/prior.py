@@ -76,7 +76,7 @@ class MultigridPrior(Prior):
     def picture(self, n: int, *, generator: Generator) -> ImageGrid:
         """What `n` random linear maps make of a point, with this prior and without: how far they reach."""
         grid, smoothing = 65, (1,) * (self.levels - 1) + (2,)
-        point = torch.zeros(1, 1, grid, grid)
+        point = torch.zeros(1, 1, grid, grid, dtype=torch.float64)
         point[0, 0, grid // 2, grid // 2] = 1.0
         rows = []
         for prior in (self, self.off()):
@@ -88,8 +88,8 @@ class MultigridPrior(Prior):
                         1, 8, grid=grid, smoothing=smoothing, levels=prior.levels, linear=prior.linear,
                         shuffled=prior.shuffled,
                     )  # fmt: skip
-                    reach = cycle(point)[0].norm(dim=0)
-                images.append(np.log10(reach.clamp_min(1e-6 * float(reach.max())).numpy()))
+                    reach = cycle.double()(point)[0].norm(dim=0)
+                images.append(np.log10(reach.clamp_min(1e-12 * float(reach.max())).numpy()))
             rows.append(images)
         return ImageGrid(
             rows,
