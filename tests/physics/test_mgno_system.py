@@ -42,11 +42,11 @@ def fitted(flow):
 def test_it_learns_to_spread_heat() -> None:
     """A linear map that a cycle can be: after a short training far better than the mean field, and than no training."""
     data = diffusion(48, 16)
-    settings = {**TINY, "boundary": "periodic", "epochs": 25, "lr": 2e-2, "layers": 1}
+    settings = {**TINY, "boundary": "periodic", "epochs": 25, "lr": 1e-2}
     errors = OperatorRegressor(**settings).fit(data.X[:40], data.y[:40]).score(data.X[40:], data.y[40:])
-    assert errors["l2"] < 0.3
+    assert errors["l2"] < 0.1
     untrained = OperatorRegressor(**{**settings, "epochs": 1, "lr": 1e-9}).fit(data.X[:40], data.y[:40])
-    assert untrained.score(data.X[40:], data.y[40:])["l2"] > 2 * errors["l2"]
+    assert untrained.score(data.X[40:], data.y[40:])["l2"] > 1
 
 
 def test_normalisers_see_training_fields_only(flow) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from foreknow.core.records import record
 from foreknow.physics.mgno.training import Fitting
@@ -18,7 +18,7 @@ class Configuration:
             network, see `MgNO`.
         normalise_x, normalise_y: "none", "gaussian" (a mean and a scale per channel) or "pointwise" (per node).
         loss: "h1", "l2" or "h1-differences".
-        lr, batch_size, epochs, weight_decay, warmup, final_div: of the training.
+        lr, batch_size, epochs, weight_decay, warmup, final_div, validation_fraction: of the training, see `Fitting`.
     """
 
     layers: int
@@ -40,7 +40,7 @@ class Configuration:
     weight_decay: float = 1e-4
     warmup: float = 0.2
     final_div: float = 100.0
-    validation_fraction: float = field(default=0.1)
+    validation_fraction: float = 0.1
 
     def fitting(self) -> Fitting:
         """How it is trained."""
@@ -53,7 +53,7 @@ class Configuration:
 _SIX = (1, 1, 1, 1, 1, 2)
 
 PRESETS: dict[str, Configuration] = {
-    "small": Configuration(3, 16, (1, 1, 1, 2), lr=2e-3, epochs=60),
+    "small": Configuration(3, 16, (1, 1, 1, 2), lr=2e-3, batch_size=4, epochs=60),
     "darcy-smooth": Configuration(5, 24, _SIX, normalise_x="pointwise", normalise_y="pointwise"),
     "darcy-rough": Configuration(4, 24, _SIX, normalise_x="none"),
     "darcy-multiscale": Configuration(4, 24, _SIX),

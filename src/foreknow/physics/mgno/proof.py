@@ -137,7 +137,7 @@ def arms_of(sizes: Sizes, seed: int) -> dict[str, Callable[[], Any]]:
     }
 
 
-FNO_TRAINING = {"lr": 2e-3}
+FNO_TRAINING = {"lr": 8e-3}
 CONTROLS = ("off", "wrong", "U-Net")
 
 

@@ -170,6 +170,7 @@ def fit_fields(
     best: dict[str, Tensor] = {}
 
     def after(info: StepInfo) -> None:
+        tell(info.step, n_batches * fitting.epochs, f"loss {info.loss / size:.4g}")
         if info.step % n_batches:
             return
         if n_held:
@@ -177,7 +178,6 @@ def fit_fields(
             errors.append(float(relative_l2(predicted, truth, floor).mean()))
             if not errors[-1] > min(errors):
                 best.update({name: value.clone() for name, value in model.state_dict().items()})
-        tell(info.step, n_batches * fitting.epochs, f"loss {info.loss / size:.4g}")
 
     train(
         model,
