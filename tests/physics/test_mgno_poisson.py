@@ -14,8 +14,6 @@ from torch import Tensor
 from foreknow.common.rng import seeded_init, torch_stream
 from foreknow.physics import MgConv, MgNO, MultigridPrior, start_as_poisson
 
-pyamg = pytest.importorskip("pyamg")
-
 
 def v_cycle(grid: int, boundary: str, *, smoothing: tuple[int, ...], channels: int = 1, gain: float = 1.0) -> MgConv:
     with seeded_init(0):
@@ -110,6 +108,7 @@ def test_it_solves_poissons_equation() -> None:
 
 def test_it_needs_as_many_rounds_as_pyamg() -> None:
     """With mirrors outside, to a residual of 1e-8: at most half as many again as classical algebraic multigrid."""
+    pyamg = pytest.importorskip("pyamg")
     n = 65
     matrix = laplacian(n, "neumann") + 1e-8 * sparse.eye(n * n)  # one field of the singular system is fixed
     f = np.random.default_rng(0).normal(size=n * n)

@@ -4,7 +4,7 @@ With `residual_restriction` the cycle u = MgConv(f) is then the classical one fo
 stencil: damped Jacobi (0.8) smooths, full weighting restricts, linear interpolation prolongs, and Pi = 0, as a
 correction starts from nothing. On a ring and with mirrors it converges as in textbooks. With zeros outside, coarse
 grids of such convolutions reach beyond the fine one: with two levels it still converges, with more it does not, and is
-a start for training only. Without `residual_restriction` f itself is restricted, and the cycle adds up coarse solutions.
+a start for training only. Without `residual_restriction` f itself is restricted, and coarse solutions are added up.
 """
 
 from __future__ import annotations
