@@ -337,5 +337,23 @@ def test_the_schedules() -> None:
     constant = config(schedule="constant", warmup_fraction=0.1, lr=1.0)
     assert [constant.lr_at(f) for f in (0.05, 0.1, 1.0)] == pytest.approx([0.5, 1.0, 1.0])
     assert config(warmup_fraction=1.0, lr=1.0).lr_at(0.5) == pytest.approx(0.5)
+    risen = config(warmup_fraction=0.5, lr=2.0, initial_lr_fraction=0.25)
+    assert [risen.lr_at(f) for f in (0.0, 0.25)] == pytest.approx([0.5, 1.25])
+
+
+def test_one_cycle_is_torchs() -> None:
+    """Its rate at step k of n is ours at the fraction k / (n - 1)."""
+    n, lr = 101, 5e-4
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=lr, total_steps=n, pct_start=0.2, div_factor=2, final_div_factor=100
+    )
+    ours = config(lr=lr, schedule="onecycle", warmup_fraction=0.2, initial_lr_fraction=0.5, final_lr_fraction=0.005)
+    for k in range(n):
+        # torch's peak lies at step 0.2 n - 1
+        fraction = 0.2 * k / (0.2 * n - 1) if k < 0.2 * n - 1 else 0.2 + 0.8 * (k - 0.2 * n + 1) / (n - 0.2 * n)
+        assert ours.lr_at(fraction) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        theirs.step()
     timed = TrainConfig(n_steps=100, minutes=1.0)
     assert timed.fraction_done(10, 30.0) == 0.5 and timed.fraction_done(80, 30.0) == 0.8

@@ -6,10 +6,12 @@ _PUBLIC = {
     "BarHead": "foreknow.nn.bar_head",
     "ContextBlock": "foreknow.nn.attention",
     "ContextCache": "foreknow.nn.attention",
+    "FNO": "foreknow.nn.fno",
     "InducedAttention": "foreknow.nn.attention",
     "MultiheadAttention": "foreknow.nn.attention",
     "PoolingAttention": "foreknow.nn.attention",
     "SetTransformer": "foreknow.nn.attention",
+    "SpectralConv": "foreknow.nn.fno",
 }
 
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605

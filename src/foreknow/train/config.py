@@ -10,7 +10,7 @@ from foreknow.common.validate import check_int, check_option, check_real
 from foreknow.core.records import record
 
 OPTIMIZERS = ("adam", "adamw", "muon")
-SCHEDULES = ("constant", "cosine", "linear")
+SCHEDULES = ("constant", "cosine", "linear", "onecycle")
 PRECISIONS = ("32", "auto", "bf16")
 
 
@@ -28,8 +28,9 @@ class TrainConfig:
         betas: AdamW's and Adam's moment decays.
         weight_decay: on weights of two or more axes only, never on biases and norms.
         muon_exclude: a parameter whose name contains one of these words stays with AdamW under `"muon"`.
-        warmup_fraction: part of the budget during which the rate rises linearly from 0.
-        schedule: `"cosine"`, `"linear"` or `"constant"` after the warm-up.
+        warmup_fraction: part of the budget during which the rate rises, linearly; under `"onecycle"` by half a cosine.
+        initial_lr_fraction: the rate it rises from, relative to `lr`.
+        schedule: `"cosine"`, `"linear"` or `"constant"` after the warm-up; `"onecycle"` falls by half a cosine too.
         final_lr_fraction: the rate at the end, relative to `lr`.
         clip_norm: largest norm of the gradient, or None.
         accumulate: batches averaged into one step.
@@ -52,6 +53,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     muon_exclude: tuple[str, ...] = ("embed", "head", "decoder")
     warmup_fraction: float = 0.1
+    initial_lr_fraction: float = 0.0
     schedule: str = "cosine"
     final_lr_fraction: float = 0.0
     clip_norm: float | None = 1.0
@@ -81,6 +83,7 @@ class TrainConfig:
             check_real(owner, "betas", beta, low=0.0, high=1 - 1e-9)
         check_real(owner, "weight_decay", self.weight_decay, low=0.0)
         check_real(owner, "warmup_fraction", self.warmup_fraction, low=0.0, high=1.0)
+        check_real(owner, "initial_lr_fraction", self.initial_lr_fraction, low=0.0, high=1.0)
         check_real(owner, "final_lr_fraction", self.final_lr_fraction, low=0.0, high=1.0)
         if self.clip_norm is not None:
             check_real(owner, "clip_norm", self.clip_norm, low=0.0, open_low=True)
@@ -102,10 +105,13 @@ class TrainConfig:
         """The learning rate when `fraction` of the budget is used."""
         fraction = min(max(fraction, 0.0), 1.0)
         if fraction < self.warmup_fraction:
-            return self.lr * fraction / self.warmup_fraction
+            risen = fraction / self.warmup_fraction
+            if self.schedule == "onecycle":
+                risen = 0.5 * (1.0 - math.cos(math.pi * risen))
+            return self.lr * (self.initial_lr_fraction + (1.0 - self.initial_lr_fraction) * risen)
         if self.schedule == "constant":
             return self.lr
         rest = 1.0 - self.warmup_fraction
         used = (fraction - self.warmup_fraction) / rest if rest > 0 else 1.0
-        left = 0.5 * (1.0 + math.cos(math.pi * used)) if self.schedule == "cosine" else 1.0 - used
+        left = 0.5 * (1.0 + math.cos(math.pi * used)) if self.schedule != "linear" else 1.0 - used
         return self.lr * (self.final_lr_fraction + (1.0 - self.final_lr_fraction) * left)

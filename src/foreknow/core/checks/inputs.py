@@ -95,7 +95,7 @@ def as_float(X: Any, dtype: type[np.floating[Any]]) -> Any:
 
 def first_half(X: Any, y: Any) -> tuple[Any, Any]:
     """Every second row, in reverse order: other data of the same kind, with every class that has two rows."""
-    keep = np.arange(n_rows(X))[::-2] if y is None else _half_of_each(np.asarray(y))
+    keep = np.arange(n_rows(X))[::-2] if y is None or np.ndim(y) > 1 else _half_of_each(np.asarray(y))
     return take_rows(X, keep), None if y is None else np.asarray(y)[keep]
 
 

@@ -1,0 +1,1 @@
+"""Multigrid neural operator: networks whose linear maps are multigrid cycles of convolutions."""

@@ -1,0 +1,94 @@
+"""What operator networks are compared with: the mean field, ridge regression of principal components, and an FNO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreknow.common.device import resolve_device
+from foreknow.common.rng import seed_of, seeded_init
+from foreknow.nn.fno import FNO
+from foreknow.physics.mgno.training import FieldModel, Fitting, Normaliser, fit_fields
+
+Array = NDArray[np.floating[Any]]
+
+
+class MeanField:
+    """The mean of the training outputs, whatever the input."""
+
+    def fit(self, X: Array, y: Array) -> MeanField:
+        self.mean_ = np.mean(y, axis=0)
+        return self
+
+    def predict(self, X: Array) -> Array:
+        return np.repeat(self.mean_[None], len(X), axis=0)
+
+
+class PCARidge:
+    """Ridge regression from principal components of the inputs to those of the outputs; its strength by leave-one-out.
+
+    Args:
+        n_components: most components on either side.
+    """
+
+    def __init__(self, n_components: int = 128) -> None:
+        self.n_components = n_components
+
+    def fit(self, X: Array, y: Array) -> PCARidge:
+        from sklearn.decomposition import PCA
+        from sklearn.linear_model import RidgeCV
+        from sklearn.pipeline import make_pipeline
+
+        n = min(self.n_components, len(X) - 1, X[0].size, y[0].size)
+        self.shape_ = y.shape[1:]
+        self.outputs_ = PCA(max(n, 1), svd_solver="full").fit(y.reshape(len(y), -1))
+        scores = self.outputs_.transform(y.reshape(len(y), -1))
+        inputs = PCA(max(n, 1), svd_solver="full", whiten=True)
+        self.model_ = make_pipeline(inputs, RidgeCV(np.geomspace(1e-2, 1e5, 15)))
+        self.model_.fit(X.reshape(len(X), -1), scores)
+        return self
+
+    def predict(self, X: Array) -> Array:
+        scores = self.model_.predict(X.reshape(len(X), -1)).reshape(len(X), -1)
+        fields: Array = self.outputs_.inverse_transform(scores).reshape(len(X), *self.shape_)
+        return fields
+
+
+class FNORegressor:
+    """A Fourier neural operator trained as MgNO is: same loss, epochs, batches and choice of the best epoch.
+
+    Args:
+        fitting: how it is trained.
+        width, modes, layers: of the network.
+        random_state: seed.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        fitting: Fitting,
+        *,
+        width: int = 24,
+        modes: int = 12,
+        layers: int = 4,
+        random_state: int = 0,
+        device: str = "auto",
+    ) -> None:
+        self.fitting = fitting
+        self.width, self.modes, self.layers = width, modes, layers
+        self.random_state, self.device = random_state, device
+
+    def fit(self, X: Array, y: Array) -> FNORegressor:
+        seed = seed_of(self.random_state, "FNORegressor")
+        modes = min(self.modes, X.shape[2] // 2)
+        with seeded_init(seed):
+            network = FNO(X.shape[1], y.shape[1], width=self.width, modes=modes, layers=self.layers)
+        normalisers = (Normaliser("gaussian", fields.shape[1:]) for fields in (X, y))
+        self.model_ = FieldModel(network, *normalisers)
+        fit_fields(self.model_, X, y, self.fitting, seed=seed, device=resolve_device(self.device))
+        return self
+
+    def predict(self, X: Array) -> Array:
+        return self.model_.predict(X)
