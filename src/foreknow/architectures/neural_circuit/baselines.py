@@ -1,4 +1,4 @@
-"""What a practitioner would try first: an open-loop travelling wave with two tuned numbers, and random torques."""
+"""What a practitioner would try first: an open-loop wave with two tuned numbers, random torques; a world to price in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import qmc
 
+from foreknow.architectures.neural_circuit.training import test_starts
+from foreknow.common.files import hash_bytes
 from foreknow.common.rng import numpy_stream, seed_of
+from foreknow.core.source import Sample, Split
 from foreknow.core.world import Act, Array, World, run_episode
 
 PERIODS, PHASES = (20.0, 140.0), (0.2, 1.8)
@@ -69,3 +72,30 @@ class RandomTorque:
     def act(self) -> Act:
         rng = numpy_stream(self.seed, "torque")
         return lambda obs, t: rng.uniform(-1, 1, self.n_joints_)
+
+
+class EpisodeSource:
+    """A world as a source of a price: the size is the number of training episodes, the test a few fresh starts.
+
+    Args:
+        name: shown in reports.
+        world: to act in; its `repr` stands for its contents.
+        n_min, n_max: fewest and most episodes.
+        n_test: starts of the test.
+    """
+
+    task, unit = "none", "episodes"
+
+    def __init__(self, name: str, world: World, *, n_min: int = 10, n_max: int = 60, n_test: int = 3) -> None:
+        self.name, self.n_min, self.n_max = name, n_min, n_max
+        self._world, self._n_test = world, n_test
+        self.content_hash = hash_bytes(repr((world, n_test)).encode())
+
+    def split(self, size: int, seed: int, following: int = 0) -> Split:
+        """`size` episodes to learn from, and the starts of the test."""
+        train = Sample(self._world, named={"episodes": size})
+        return Split(train, Sample(self._world, named={"starts": test_starts(seed, self._n_test)}))
+
+    def describe(self) -> dict[str, Any]:
+        """For reports."""
+        return {"name": self.name, "unit": self.unit, "n_test": self._n_test, "hash": self.content_hash}

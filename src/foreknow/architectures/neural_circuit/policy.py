@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from foreknow.architectures.neural_circuit.circuit import COMMANDS, Circuit
-from foreknow.common.errors import InputError
+from foreknow.common.errors import ConfigError, InputError
 from foreknow.common.validate import check_bool, check_int, check_option, check_real
 from foreknow.core.world import Act, Array
 
@@ -65,7 +65,9 @@ class CircuitPolicy(nn.Module):
         n_inputs, levels = len(circuit.inputs), circuit.levels()
         order = [*range(n_inputs), *(neuron for level in levels for neuron in level)]
         place = {neuron: number for number, neuron in enumerate(order)}
-        edges = torch.tensor([(place[target], place[source]) for source, target, _ in circuit.synapses]).reshape(-1, 2).T
+        edges = (
+            torch.tensor([(place[target], place[source]) for source, target, _ in circuit.synapses]).reshape(-1, 2).T
+        )
         self.register_buffer("edges", edges, persistent=False)
         self.register_buffer("shared", torch.tensor([w for *_, w in circuit.synapses]).long(), persistent=False)
         self._ends = np.cumsum([n_inputs, *map(len, levels)]).tolist()
@@ -184,10 +186,10 @@ class NetworkPolicy(nn.Module):
         self.register_buffer("mean", torch.zeros(n_observations, dtype=torch.float64))
         self.register_buffer("sd", torch.ones(n_observations, dtype=torch.float64))
 
-    def standardise(self, mean: Array, sd: Array) -> None:
+    def standardise(self, mean: Array | Tensor, sd: Array | Tensor) -> None:
         """Read observations in units of their standard deviation from their mean, from now on."""
         self.mean.copy_(torch.as_tensor(mean))
-        self.sd.copy_(torch.as_tensor(np.maximum(sd, 1e-6)))
+        self.sd.copy_(torch.as_tensor(sd).clamp(min=1e-6))
 
     def forward(self, obs: Tensor, t: Tensor | float) -> Tensor:
         """Actions of observations, shape (..., n_observations), at steps `t`, shape (...) -> (..., n_actions)."""
@@ -199,7 +201,9 @@ class NetworkPolicy(nn.Module):
         """The policy of one observation and step, in numpy, with the weights as they are now."""
         mean, sd = self.mean.cpu().numpy().copy(), self.sd.cpu().numpy().copy()
         linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-        stack = [(part.weight.detach().cpu().numpy().copy(), part.bias.detach().cpu().numpy().copy()) for part in linear]
+        stack = [
+            (part.weight.detach().cpu().numpy().copy(), part.bias.detach().cpu().numpy().copy()) for part in linear
+        ]
 
         def act(obs: Array, t: int) -> Array:
             x = np.concatenate([(obs - mean) / sd, [2 * t / CLOCK - 1]])
@@ -228,5 +232,5 @@ def columns_of(name: str, columns: Sequence[int] | None, n: int) -> tuple[int, .
     if columns is None:
         return None
     if isinstance(columns, str) or not isinstance(columns, Sequence) or len(columns) != n:
-        raise InputError(f"policy: {name} must be {n} column numbers, got {columns!r:.80}.")
-    return tuple(check_int("policy", name, column, low=0) for column in columns)
+        raise ConfigError(f"CircuitPolicy: {name} must be {n} column numbers, got {columns!r:.80}.")
+    return tuple(check_int("CircuitPolicy", name, column, low=0) for column in columns)

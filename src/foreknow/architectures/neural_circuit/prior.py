@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,21 +14,75 @@ from torch import Generator
 
 from foreknow.architectures.neural_circuit.card import CARD
 from foreknow.architectures.neural_circuit.circuit import Circuit
-from foreknow.architectures.neural_circuit.policy import INITS, CircuitPolicy, NetworkPolicy
+from foreknow.architectures.neural_circuit.policy import INITS, CircuitPolicy, NetworkPolicy, Policy
 from foreknow.common.errors import ConfigError
 from foreknow.common.rng import seeded_init
 from foreknow.common.validate import check_bool, check_int, check_option
 from foreknow.core.card import Card
-from foreknow.core.pictures import Lines
-from foreknow.core.prior import Prior
+from foreknow.core.pictures import ImageGrid
+from foreknow.core.prior import Draw, Prior
 from foreknow.core.records import record
 from foreknow.core.registry import register
 from foreknow.core.world import Array
 
+JOINTS = 5
+"""Of the chains in draws."""
+LAG = 10.0
+"""Steps in which the joint of such a chain follows its torque."""
+
+
+class ControllerPrior(Prior):
+    """A prior over controllers of a chain of joints; a draw is what one does to a chain without a simulator."""
+
+    @abstractmethod
+    def _of_angles(self, generator: Generator) -> tuple[Policy, int]:
+        """A controller that sees the angles of a chain's joints and nothing else, and the number of the joints."""
+
+    def sample(
+        self,
+        n: int,
+        *,
+        n_steps: int = 240,
+        generator: Generator,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Draw:
+        """First rhythms of `n` controllers, from random bends; shape (n, n_steps + 1, n_joints).
+
+        Each joint's angle moves towards its torque at a rate of a tenth a step; both count in units of the limits.
+
+        Args:
+            n: number of controllers, at least 1.
+            n_steps: control steps, at least 1.
+            generator: of first weights and first bends.
+            device: where the draws live.
+            dtype: float32 by default.
+        """
+        check_int(type(self).__name__, "n", n, low=1)
+        check_int(type(self).__name__, "n_steps", n_steps, low=1)
+        found = []
+        for _ in range(n):
+            policy, n_joints = self._of_angles(generator)
+            limit = policy.joint_limit if isinstance(policy, CircuitPolicy) else 2 * math.pi / (n_joints + 1)
+            act, angles = policy.act(), np.empty((n_steps + 1, n_joints))
+            angles[0] = 2 * torch.rand(n_joints, generator=generator, dtype=torch.float64).numpy() - 1
+            for t in range(n_steps):
+                angles[t + 1] = angles[t] + (act(limit * angles[t], t) - angles[t]) / LAG
+            found.append(angles)
+        return Draw(torch.as_tensor(np.stack(found)).to(device or generator.device, dtype or torch.float32))
+
+    def picture(self, n: int, *, generator: Generator) -> ImageGrid:
+        """First rhythms of `n` controllers: time to the right, head on top, bends to the two sides dark and bright."""
+        images = [np.repeat(angles.T.numpy(), 12, axis=0) for angles in self.sample(n, generator=generator).value]
+        across = math.ceil(math.sqrt(n))
+        rows: list[list[Array | None]] = [[*images[k : k + across]] for k in range(0, n, across)]
+        rows[-1] += [None] * (across - len(rows[-1]))
+        return ImageGrid(rows, title="First rhythms: time to the right, head on top", limits=(-1.0, 1.0))
+
 
 @register(CARD)
 @dataclass(frozen=True)
-class CircuitPrior(Prior):
+class CircuitPrior(ControllerPrior):
     """Controllers are wired like a worm's motor circuit.
 
     Args:
@@ -60,7 +116,7 @@ class CircuitPrior(Prior):
         if self.circuit is not None and not isinstance(self.circuit, Circuit):
             raise ConfigError(f"CircuitPrior: circuit must be a Circuit or None, got {self.circuit!r:.80}.")
         if self.circuit is None:
-            self.circuit_of(max(2, check_int("CircuitPrior", "n_turn", self.n_turn, low=0)))
+            self.circuit_of(max(2, check_int("CircuitPrior", "n_turn", self.n_turn, low=0)))  # checks the fields
 
     def circuit_of(self, n_joints: int) -> Circuit:
         """The circuit of a body with `n_joints` joints.
@@ -106,8 +162,15 @@ class CircuitPrior(Prior):
             target_columns=target_columns,
         )
 
+    def _of_angles(self, generator: Generator) -> tuple[Policy, int]:
+        return self.policy(self._n_joints, generator=generator), self._n_joints
+
+    @property
+    def _n_joints(self) -> int:
+        return JOINTS if self.circuit is None else self.circuit.n_joints
+
     def off(self) -> Prior:
-        return PlainNetwork()
+        return PlainNetwork(n_joints=self._n_joints)
 
     @classmethod
     def examples(cls) -> list[Prior]:
@@ -118,19 +181,6 @@ class CircuitPrior(Prior):
             cls(circuit=Circuit.swimmer(3, 20, wiring="permuted")),
         ]
 
-    def picture(self, n: int, *, generator: Generator) -> Lines:
-        """The first rhythm of a controller, without a simulator: joints that follow their torques with a lag.
-
-        Args:
-            n: joints of the body; at least 2.
-            generator: of random first weights.
-        """
-        n = self.circuit.n_joints if self.circuit is not None else max(2, n)
-        policy = self.policy(n, generator=generator)
-        angles = first_rhythm(policy, 4 * policy.circuit.period)
-        lines = {f"joint {joint + 1}": angles[:, joint] for joint in range(n)}
-        return Lines(np.arange(len(angles)), lines, "control step", "angle over limit", "First rhythm of the circuit")
-
     def describe(self) -> str:
         """One line for people."""
         return f"motor circuit, period {self.period}, {'shared' if self.sharing else 'single'} weights, {self.init}"
@@ -138,20 +188,23 @@ class CircuitPrior(Prior):
 
 @record
 @dataclass(frozen=True)
-class PlainNetwork(Prior):
+class PlainNetwork(ControllerPrior):
     """The control arm: any function, as a network of tanh layers.
 
     Args:
         hidden: widths of the layers.
+        n_joints: of the chains in draws; in a world its actions count.
     """
 
     hidden: tuple[int, ...] = (64, 64)
+    n_joints: int = JOINTS
 
     card: ClassVar[Card] = CARD
 
     def __post_init__(self) -> None:
         if not isinstance(self.hidden, tuple) or not self.hidden:
             raise ConfigError(f"PlainNetwork: hidden must be a tuple of widths, got {self.hidden!r:.80}.")
+        check_int("PlainNetwork", "n_joints", self.n_joints, low=1)
         for width in self.hidden:
             check_int("PlainNetwork", "hidden", width, low=1)
 
@@ -160,17 +213,8 @@ class PlainNetwork(Prior):
         with seeded_init(int(torch.randint(2**62, (), generator=generator))):
             return NetworkPolicy(n_observations, n_actions, self.hidden)
 
+    def _of_angles(self, generator: Generator) -> tuple[Policy, int]:
+        return self.policy(self.n_joints, self.n_joints, generator=generator), self.n_joints
+
     def off(self) -> Prior:
         return self
-
-
-def first_rhythm(policy: CircuitPolicy, n_steps: int, lag: float = 10.0) -> Array:
-    """Angles over their limit of joints that move towards their torque at a rate of 1 / `lag` a step, from rest."""
-    act, limit = policy.act(), policy.joint_limit
-    angles = np.zeros((n_steps + 1, policy.circuit.n_joints))
-    columns = list(policy.joint_columns)
-    observation = np.zeros(max([*columns, *(policy.target_columns or ())]) + 1)
-    for t in range(n_steps):
-        observation[columns] = limit * angles[t]
-        angles[t + 1] = angles[t] + (act(observation, t) - angles[t]) / lag
-    return angles

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foreknow.architectures.neural_circuit.baselines import RandomTorque, SineWave
+from foreknow.architectures.neural_circuit.baselines import EpisodeSource, RandomTorque, SineWave
 from foreknow.architectures.neural_circuit.card import CARD
 from foreknow.architectures.neural_circuit.policy import CircuitPolicy, NetworkPolicy, Policy
 from foreknow.architectures.neural_circuit.prior import CircuitPrior, PlainNetwork
@@ -37,9 +37,9 @@ METHODS = ("es", "ppo", "none")
 class CircuitController(System):
     """A controller of a swimming chain that swims before it is trained, with four weights one can read.
 
-    `fit` trains in a world: None or "swimmer" is dm_control's swimmer, or bring a `World` or an environment of gymnasium
-    or dm_control whose actions are torques of joints. `predict` maps rows of observations, the last column the number
-    of the step in its episode, to actions.
+    `fit` trains in a world: None or "swimmer" is dm_control's swimmer; or bring a `World`, or an environment of
+    gymnasium or dm_control, whose actions are torques of joints. `predict` maps rows of observations, the last column
+    the number of the step in its episode, to actions.
 
     Args:
         prior: a `CircuitPrior`, "paper", "off" (a network of two layers of 64) or "wrong" (the circuit with its
@@ -125,7 +125,7 @@ class CircuitController(System):
             return policy
         if not isinstance(policy, CircuitPolicy):
             raise CapabilityError(
-                f"CircuitController: a network fits the body it was trained on ({self.n_actions_} joints) and no other.",
+                f"CircuitController: a network fits the body it was trained on, with {self.n_actions_} joints.",
                 hint="Only a circuit with shared weights fits other bodies.",
             )
         return policy.for_body(check_int("CircuitController", "n_links", n_links, low=3) - 1)
@@ -250,6 +250,70 @@ class CircuitController(System):
         if isinstance(self.prior_, PlainNetwork):
             self.mean_, self.sd_ = (state.tensors[name].to(self.device_) for name in ("mean", "sd"))
         self.policy()
+
+    # Price and proof -----------------------------------------------------------------------------------------
+
+    def losses(self, model: Any, test: Sample) -> Mapping[str, float]:
+        """Minus the mean return over the test's starts."""
+        return {"negative return": -float(returns(test.X, model.act(), test.named["starts"]).mean())}
+
+    def plain_baselines(self) -> Mapping[str, Callable[[int], Any]]:
+        """An open-loop sine wave tuned with as many episodes, and random torques."""
+        return {"tuned sine": SineWave, "random torque": RandomTorque}
+
+    @classmethod
+    def priced_on(cls, task: str) -> Mapping[str, Any]:
+        """The swimmer with 6 links; sizes are episodes."""
+        return {"swimmer with 6 links": EpisodeSource("swimmer with 6 links", SwimmerWorld())}
+
+    @classmethod
+    def priced_as(cls, task: str) -> CircuitController:
+        """The defaults: evolution strategies, as many episodes as the size says."""
+        return cls()
+
+    @classmethod
+    def prove(cls, *, preset: str = "small", seeds: int = 5, progress: ProgressCallback | None = None) -> Evidence:
+        """Small proof: returns before and during 60 episodes, of the circuit, its ablations and plain controllers."""
+        from foreknow.architectures.neural_circuit.proof import prove
+
+        return prove(preset=preset, seeds=seeds, progress=progress)
+
+    # Files and pictures --------------------------------------------------------------------------------------
+
+    @classmethod
+    def read_files(cls, paths: Sequence[Path], options: Mapping[str, str]) -> Sample:
+        """Nothing is read: `foreknow fit` trains in the swimmer that the settings describe."""
+        check_known("foreknow fit neural-circuit", options, (), what="option")
+        if paths:
+            raise InputError(
+                f"foreknow fit neural-circuit: it trains in a world and reads no files, got {paths[0].name!r}.",
+                hint="A world of your own goes to CircuitController().fit(world) in Python.",
+            )
+        return Sample(None)
+
+    def apply_files(
+        self, inputs: Sequence[str], out: Path, options: Mapping[str, str], progress: ProgressCallback | None = None
+    ) -> Applied:
+        """Swim: a moving picture, the return, and a table of angles and torques.
+
+        Args:
+            inputs: none.
+            out: folder for `motion.csv`.
+            options: links (of the body; that of training), seconds (15), seed (of the start, 0).
+            progress: told how far it is.
+        """
+        from foreknow.architectures.neural_circuit.files import swim
+
+        if inputs:
+            raise InputError(f"foreknow apply: a swimmer reads no files, got {inputs[0]!r}.", hint="Use --with.")
+        return swim(self, out, options, progress)
+
+    def pictures(self) -> Mapping[str, Picture]:
+        """The returns of training."""
+        if not self.curve_:
+            return {}
+        episodes, means = np.array(self.curve_).T
+        return {"returns": Lines(episodes, {"mean return": means}, "episodes", "return", "Training")}
 
     @classmethod
     def examples(cls) -> list[Example]:

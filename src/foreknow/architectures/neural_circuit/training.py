@@ -80,6 +80,6 @@ def returns(world: World, act: Act, seeds: Sequence[int]) -> Array:
     return np.array([run_episode(world, act, seed).total for seed in seeds])
 
 
-def test_seeds(seed: int, n: int) -> tuple[int, ...]:
+def test_starts(seed: int, n: int) -> tuple[int, ...]:
     """Starts of `n` test episodes, which no training of this seed begins from."""
     return tuple(seed_of(seed, "neural-circuit", "test", str(number)) for number in range(n))
