@@ -49,7 +49,8 @@ class _Scaled:
         self._low, self._range = low, high - low
 
     def _scale(self, action: Array) -> Array:
-        return self._low + self._range * (check_action(type(self).__name__, action, self.n_actions) + 1) / 2
+        scaled: Array = self._low + self._range * (check_action(type(self).__name__, action, self.n_actions) + 1) / 2
+        return scaled
 
 
 class GymnasiumWorld(_Scaled):

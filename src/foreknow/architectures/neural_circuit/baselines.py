@@ -1,4 +1,4 @@
-"""What a practitioner would try first: an open-loop wave with two tuned numbers, random torques; a world to price in."""
+"""What a practitioner would try first, a tuned open-loop wave or random torques; and a world to be priced in."""
 
 from __future__ import annotations
 

@@ -40,6 +40,9 @@ class CircuitPolicy(nn.Module):
         generator: of random first weights.
     """
 
+    edges: Tensor
+    shared: Tensor
+
     def __init__(
         self,
         circuit: Circuit,

@@ -24,6 +24,7 @@ from foreknow.core.world import World
 
 ACTION_SD = 0.1
 CRITIC = (64, 64)
+LR = 3e-4
 
 
 class Actor(nn.Module):
@@ -35,7 +36,8 @@ class Actor(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         steps = ((rows[:, -1].double() + 1) * CLOCK / 2).round()
-        return self.policy(rows[:, :-1], steps).to(rows.dtype)
+        actions: Tensor = self.policy(rows[:, :-1], steps)
+        return actions.to(rows.dtype)
 
 
 def train_with_ppo(policy: Policy, world: World, episodes: int, *, seed: int, note: Note) -> list[tuple[int, float]]:
@@ -51,16 +53,17 @@ def train_with_ppo(policy: Policy, world: World, episodes: int, *, seed: int, no
     moments = Moments(world.n_observations)
     n_steps = max(world.n_steps, 2)
 
-    class Report(BaseCallback):  # type: ignore[misc]
+    class Report(BaseCallback):
         def _on_step(self) -> bool:
             return True
 
         def _on_rollout_end(self) -> None:
+            buffer = learner.rollout_buffer
             if isinstance(policy, NetworkPolicy):
-                seen = self.model.rollout_buffer.observations[:, 0, :-1]
+                seen = buffer.observations[:, 0, :-1]
                 moments.add(seen.astype(np.float64))
                 policy.standardise(moments.mean, moments.sd)
-            curve.append((len(curve) + 1, float(self.model.rollout_buffer.rewards.sum())))
+            curve.append((len(curve) + 1, float(buffer.rewards.sum())))
             note(*curve[-1])
 
     batch = max(size for size in range(1, 65) if n_steps % size == 0)
@@ -69,6 +72,7 @@ def train_with_ppo(policy: Policy, world: World, episodes: int, *, seed: int, no
             "MlpPolicy",
             env,
             n_steps=n_steps,
+            learning_rate=LR,
             batch_size=batch if batch > 1 else n_steps,
             policy_kwargs={
                 "net_arch": {"pi": [], "vf": list(CRITIC)},
@@ -80,7 +84,7 @@ def train_with_ppo(policy: Policy, world: World, episodes: int, *, seed: int, no
         learner.policy.action_net = Actor(policy)
         learner.policy.log_std.requires_grad_(False)
         trained = [part for part in learner.policy.parameters() if part.requires_grad]
-        learner.policy.optimizer = torch.optim.Adam(trained, lr=learner.learning_rate, eps=1e-5)
+        learner.policy.optimizer = torch.optim.Adam(trained, lr=LR, eps=1e-5)
         learner.learn(episodes * n_steps, callback=Report())
     return curve
 

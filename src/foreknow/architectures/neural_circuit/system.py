@@ -224,7 +224,7 @@ class CircuitController(System):
     def _predict(self, X: Any) -> NDArray[Any]:
         rows = torch.as_tensor(X, device=self.device_)
         with torch.no_grad():
-            return self.policy()(rows[:, :-1], rows[:, -1]).cpu().numpy()
+            return np.asarray(self.policy()(rows[:, :-1], rows[:, -1]).cpu().numpy())
 
     def _state(self) -> State:
         tensors = {"weights": self.weights_}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from foreknow.architectures.neural_circuit.policy import NetworkPolicy, Policy
 from foreknow.common.rng import seed_of
@@ -38,7 +38,7 @@ class Moments:
 def train_with_es(
     policy: Policy, world: World, episodes: int, settings: ESSettings, *, seed: int, note: Note
 ) -> list[tuple[int, float]]:
-    """Train in place; (episodes so far, mean return) of every generation.
+    """Train in place; (episodes so far, mean return) of every generation, after which `note` finds the mean weights.
 
     A network reads observations in units of what earlier generations showed it.
     """
@@ -56,6 +56,7 @@ def train_with_es(
     def after(search: Evolution, scores: Array) -> None:
         if isinstance(policy, NetworkPolicy):
             policy.standardise(moments.mean, moments.sd)
+        set_weights(policy, search.mean)
         curve.append(((curve[-1][0] if curve else 0) + len(scores), float(scores.mean())))
         note(*curve[-1])
 
@@ -69,7 +70,7 @@ def get_weights(policy: Policy) -> Array:
     return nn.utils.parameters_to_vector(policy.parameters()).detach().cpu().numpy()
 
 
-def set_weights(policy: Policy, weights: Array) -> None:
+def set_weights(policy: Policy, weights: Array | Tensor) -> None:
     """Put a vector of all weights into the policy."""
     with torch.no_grad():
         nn.utils.vector_to_parameters(torch.as_tensor(weights), policy.parameters())
