@@ -81,7 +81,10 @@ class GymnasiumWorld(_Scaled):
         return np.asarray(observation, dtype=np.float64), float(reward), bool(terminated or truncated)
 
     def render(self) -> NDArray[np.uint8]:
-        picture = self.env.render()
+        try:
+            picture = self.env.render()
+        except NotImplementedError:
+            picture = None
         if not isinstance(picture, np.ndarray):
             raise CapabilityError("GymnasiumWorld: it gives no picture.", hint="Make it with render_mode='rgb_array'.")
         return picture.astype(np.uint8)

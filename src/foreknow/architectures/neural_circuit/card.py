@@ -42,7 +42,8 @@ CARD = Card(
         "PPO is that of stable-baselines3; the network's inputs are standardised by what training episodes showed, "
         "after every generation or rollout.",
         "The wrong prior, a circuit whose B-neurons feel some other joint and side, is not in the paper.",
-        "The proof trains for 60 episodes and 5 seeds, the paper for up to 5 million steps and 10 seeds.",
+        "The proof trains for 60 episodes and a few seeds, the paper for up to 5 million steps and 10 seeds; the arm "
+        "without signs runs all 16 cases of its first weights instead of drawing some.",
     ),
     limits=(
         "The circuit knows how to undulate and nothing else; a walking or grasping body needs another wiring diagram.",

@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 
 from foreknow.architectures.neural_circuit.circuit import COMMANDS, Circuit
 from foreknow.common.errors import ConfigError, InputError
+from foreknow.common.rng import torch_stream
 from foreknow.common.validate import check_bool, check_int, check_option, check_real
 from foreknow.core.world import Act, Array
 
@@ -37,7 +38,7 @@ class CircuitPolicy(nn.Module):
         joint_columns: columns of the observations that hold the joints' angles, head first; the first ones if None.
         joint_limit: the angle in radians at which a joint counts as fully bent; 2 pi / (n_joints + 1) if None.
         target_columns: columns with the vector to a target, in the frame of the head, which the commands follow.
-        generator: of random first weights.
+        generator: of random first weights; None always gives the same ones.
     """
 
     edges: Tensor
@@ -163,7 +164,7 @@ class CircuitPolicy(nn.Module):
         signs = torch.tensor([sign if self.sign else 0 for _, sign in self.circuit.weights], dtype=torch.float64)
         if self.init == "constant" and bool((signs != 0).all()):
             return signs
-        u = torch.rand(len(signs), generator=generator, dtype=torch.float64)
+        u = torch.rand(len(signs), generator=generator or torch_stream(0, "first weights"), dtype=torch.float64)
         unsigned = torch.where(u < 0.5, -1.0, 1.0) if self.init == "constant" else 2 * u - 1
         return torch.where(signs == 0, unsigned, signs if self.init == "constant" else signs * u)
 
