@@ -25,7 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NEVER = ("torchvision", "torchaudio", "timm", "deepinv", "pylate")
 HEAVY = (
     "pandas", "polars", "pyarrow", "lightning_fabric", "ray", "catboost", "lightgbm", "xgboost", "mnist1d", "requests",
-    "matplotlib", "jinja2",
+    "matplotlib", "jinja2", "dm_control", "mujoco", "stable_baselines3",
 )  # fmt: skip
 
 

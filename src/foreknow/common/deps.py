@@ -15,6 +15,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "ray": ("ray",),
     "bench": ("catboost", "lightgbm", "xgboost"),
     "studies": ("mnist1d", "requests"),
+    "control": ("dm_control", "mujoco"),
+    "rl": ("stable_baselines3",),
 }
 """Extra name -> the modules it brings. `pyproject.toml` lists the same packages; a test compares."""
 
