@@ -64,13 +64,14 @@ def swim(
     write_text(path, table.getvalue())
     record = {"links": links, "seconds": n_steps * STEP_S, "return": episode.total, "best": n_steps, "seed": seed,
               "mean_reward": float(episode.rewards.mean())}  # fmt: skip
+    limits = float(angles.min()), float(angles.max())
     title = f"Angles of the joints, the head's on top, over {n_steps * STEP_S:.3g} s"
     return Applied(
         record,
         table=(["links", "seconds", "return", "best possible"],
                [[links, record["seconds"], f"{episode.total:.0f}", n_steps]]),
         pictures={"swim": Animation(episode.frames, 1 / (PICTURE_EVERY * STEP_S), f"A swimmer of {links} links"),
-                  "angles": ImageGrid([[over_time(angles)]], title=title, limits=(float(angles.min()), float(angles.max())))},
+                  "angles": ImageGrid([[over_time(angles)]], title=title, limits=limits)},
         files=(path,),
     )  # fmt: skip
 
