@@ -259,7 +259,7 @@ def test_picture_of_draws_has_a_place_for_each() -> None:
     picture = CircuitPrior().picture(5, generator=torch_stream(0, "picture"))
     assert [len(row) for row in picture.images] == [3, 3]
     assert picture.images[1][2] is None
-    assert np.shape(picture.images[0][0]) == (60, 241)
+    assert np.shape(picture.images[0][0]) == (120, 241)  # 24 rows a joint
 
 
 def test_bad_priors_and_settings_are_refused() -> None:

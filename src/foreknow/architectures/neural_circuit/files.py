@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from foreknow.architectures.neural_circuit.prior import over_time
 from foreknow.architectures.neural_circuit.swimmer import STEP_S, SwimmerWorld
 from foreknow.common.errors import CapabilityError, ConfigError
 from foreknow.common.files import write_text
 from foreknow.common.progress import ProgressCallback, Reporter
 from foreknow.common.validate import check_int, check_known, check_real
-from foreknow.core.pictures import Animation, Lines
+from foreknow.core.pictures import Animation, ImageGrid
 from foreknow.core.system import Applied
 from foreknow.core.world import Array, run_episode
 
@@ -63,13 +64,14 @@ def swim(
     write_text(path, table.getvalue())
     record = {"links": links, "seconds": n_steps * STEP_S, "return": episode.total, "best": n_steps, "seed": seed,
               "mean_reward": float(episode.rewards.mean())}  # fmt: skip
-    joints = {f"joint {joint + 1}": angles[:, joint] for joint in range(links - 1)}
+    limits = float(angles.min()), float(angles.max())
+    title = f"Angles of the joints, the head's on top, over {n_steps * STEP_S:.3g} s"
     return Applied(
         record,
         table=(["links", "seconds", "return", "best possible"],
                [[links, record["seconds"], f"{episode.total:.0f}", n_steps]]),
         pictures={"swim": Animation(episode.frames, 1 / (PICTURE_EVERY * STEP_S), f"A swimmer of {links} links"),
-                  "angles": Lines(time, joints, "seconds", "angle, radians", "Joints, the head's first")},
+                  "angles": ImageGrid([[over_time(angles)]], title=title, limits=limits)},
         files=(path,),
     )  # fmt: skip
 

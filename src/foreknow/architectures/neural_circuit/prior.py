@@ -73,7 +73,7 @@ class ControllerPrior(Prior):
 
     def picture(self, n: int, *, generator: Generator) -> ImageGrid:
         """First rhythms of `n` controllers: time to the right, head on top, bends to the two sides dark and bright."""
-        images = [np.repeat(angles.T.numpy(), 12, axis=0) for angles in self.sample(n, generator=generator).value]
+        images = [over_time(angles.numpy()) for angles in self.sample(n, generator=generator).value]
         across = math.ceil(math.sqrt(n))
         rows: list[list[Array | None]] = [[*images[k : k + across]] for k in range(0, n, across)]
         rows[-1] += [None] * (across - len(rows[-1]))
@@ -218,3 +218,8 @@ class PlainNetwork(ControllerPrior):
 
     def off(self) -> Prior:
         return self
+
+
+def over_time(angles: Array) -> Array:
+    """Angles of joints, shape (n_steps, n_joints), as an image about half as high as wide: time to the right."""
+    return np.repeat(angles.T, max(1, round(len(angles) / (2 * angles.shape[1]))), axis=0)
