@@ -46,7 +46,9 @@ def draw_picture(picture: ImageGrid | Lines | Bars) -> Figure:
 
 def _draw_images(grid: ImageGrid) -> Figure:
     n_rows, n_columns = len(grid.images), max(len(row) for row in grid.images)
-    figure = new_figure(1.7 * n_columns + 0.6, 1.7 * n_rows + 0.4 + 0.3 * bool(grid.title))
+    tall = [np.shape(image)[0] / np.shape(image)[1] for row in grid.images for image in row if image is not None]
+    height = 1.7 * float(np.clip(np.median(tall), 0.3, 3.0))
+    figure = new_figure(1.7 * n_columns + 0.6, height * n_rows + 0.4 + 0.3 * bool(grid.title))
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
     for r, row in enumerate(grid.images):
         shown = [np.asarray(image, dtype=np.float64) for image in row if image is not None]
