@@ -137,6 +137,16 @@ def arms_of(sizes: Sizes, seed: int) -> dict[str, Callable[[], Any]]:
     }
 
 
+_WHY_FNO = (
+    "Trained for twenty epochs in place of five hundred the cycles are far from done, and overfit where pairs are few: "
+    "smaller batches, higher rates, smoothing after the coarse grids, more channels and three times the epochs were "
+    "tried on other data and narrowed the gap without closing it. The Fourier operator has ten times the weights."
+)
+_WHY_OFF = (
+    "On this grid the control arm is not short-sighted: its three layers of eleven convolutions on the finest grid reach "
+    "across it, at three times the cost. The lack of coarser grids should tell on larger grids."
+)
+_WHY_UNET = "With few pairs and a short training the activations inside do not hurt; U-Nets were better in all trials."
 FNO_TRAINING = {"lr": 8e-3}
 CONTROLS = ("off", "wrong", "U-Net")
 
@@ -199,15 +209,16 @@ def resolution_arm(sizes: Sizes, seed: int, add: Callable[[Record], object]) -> 
 def _claims(sizes: Sizes, records: Sequence[Record]) -> list[Claim]:
     most, control = max(sizes.n_train), max(sizes.n_control)
     return [
-        _ratio(records, "FNO", "on", "h1", most, 1.5, f"D: H1 error of FNO over that of MgNO, {most} pairs"),
+        _ratio(records, "FNO", "on", "h1", most, 1.5, f"D: H1 error of FNO over that of MgNO, {most} pairs",
+               _WHY_FNO),
         _ratio(records, "off", "on", "l2", control, 1.25,
-               f"D: L2 error without coarser grids over that with them, {control} pairs"),
+               f"D: L2 error without coarser grids over that with them, {control} pairs", _WHY_OFF),
         _ratio(records, "off", "on", "h1", control, 1.25,
-               f"D: H1 error without coarser grids over that with them, {control} pairs"),
+               f"D: H1 error without coarser grids over that with them, {control} pairs", _WHY_OFF),
         _ratio(records, "wrong", "on", "l2", control, 1.0,
                f"D: L2 error with shuffled coarse grids over that of MgNO, {control} pairs"),
         _ratio(records, "U-Net", "on", "h1", control, 1.0,
-               f"D: H1 error with activations inside over that of linear cycles, {control} pairs"),
+               f"D: H1 error with activations inside over that of linear cycles, {control} pairs", _WHY_UNET),
         _ratio(records, "PCA ridge", "on", "l2", most, 1.0,
                f"D: L2 error of ridge regression over that of MgNO, {most} pairs"),
         _ratio(records, "dirichlet", "periodic", "l2", sizes.n_ring, 1.25,
@@ -220,7 +231,9 @@ def _claims(sizes: Sizes, records: Sequence[Record]) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _ratio(records: Sequence[Record], arm: str, on: str, measure: str, n: int, low: float, name: str) -> Claim:
+def _ratio(
+    records: Sequence[Record], arm: str, on: str, measure: str, n: int, low: float, name: str, why: str = ""
+) -> Claim:
     """A claim on the geometric mean over seeds of the ratio of two arms' errors, paired by seed."""
     logs = {
         which: np.array([math.log(r[measure]) for r in records if (r["arm"], r.get("n")) == (which, n)])
@@ -231,4 +244,5 @@ def _ratio(records: Sequence[Record], arm: str, on: str, measure: str, n: int, l
     if len(gaps) > 1:
         found = paired_interval(gaps, rng=numpy_stream(0, "mgno", name))
         interval = (math.exp(found.low), math.exp(found.high))
-    return Claim(name, math.exp(float(gaps.mean())), low=low, interval=interval)
+    measured = math.exp(float(gaps.mean()))
+    return Claim(name, measured, low=low, interval=interval, note="" if measured >= low else why)
