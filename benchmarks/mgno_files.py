@@ -15,14 +15,19 @@ from foreknow.physics import FNORegressor, OperatorRegressor, PCARidge
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", help="without it there is nothing to do")
+    parser.add_argument("--quick", action="store_true", help="one epoch")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if given.folder is None:
+        print("no folder was given: nothing measured")
+        return
+    epochs = 1 if given.quick else given.epochs
     X, y = read_fields(given.folder / "darcy_train_16.pt")
     tests = {n: Sample(*read_fields(given.folder / f"darcy_test_{n}.pt")) for n in (16, 32)}
-    on = OperatorRegressor(smoothing=(1, 1, 1, 2), epochs=given.epochs, random_state=given.seed)
-    fitting = OperatorRegressor(lr=8e-3, epochs=given.epochs)._configuration().fitting()
+    on = OperatorRegressor(smoothing=(1, 1, 1, 2), epochs=epochs, random_state=given.seed)
+    fitting = OperatorRegressor(lr=8e-3, epochs=epochs)._configuration().fitting()
     arms = {
         "MgNO": on,
         "without coarse grids": on.without_prior(),
