@@ -49,8 +49,8 @@ ABOVE_0 = 1e-6
 _DISTRIBUTION = {"sklearn": "scikit-learn"}
 
 _WHY = (
-    "What is missing here and not by stored vectors is lost by rounding, not by the short cuts of the search; the records "
-    "give 4 bits and nDCG@10 as well."
+    "What is missing here and not by stored vectors is lost by rounding, not by the short cuts of the search; the "
+    "records give 4 bits and nDCG@10 as well."
 )
 
 Measured = dict[str, NDArray[np.float64]]
