@@ -206,7 +206,6 @@ def test_documentation_separates_summaries_from_bodies() -> None:
 
 
 def test_lee_news_has_the_judgements_of_people() -> None:
-    pytest.importorskip("gensim")
     found = lee_news()
     assert len(found.queries) == 50
     assert sum(document.id.startswith("judged") for document in found.documents) == 50

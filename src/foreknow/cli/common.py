@@ -310,6 +310,8 @@ def figure(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(figure, value))}]"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {figure(item)}" for key, item in value.items()) or "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
