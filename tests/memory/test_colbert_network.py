@@ -94,7 +94,7 @@ def test_switched_off_a_text_is_the_mean_of_its_tokens() -> None:
 
 
 def test_principal_directions_keep_all_cosines_at_full_width() -> None:
-    encoder = tiny(dim=32)
+    encoder = tiny(dim=128)
     tokens = [encoder.document_tokens(text) for text in ("bread and salt", "the old harbour", "clocks")]
     states = encoder.states(tokens)
     encoder.set_principal(states, torch_stream(0, "turn"))
@@ -125,8 +125,8 @@ def test_unfreezing_leaves_a_shared_body_alone() -> None:
 
 
 def test_widths_and_lengths_are_checked() -> None:
-    with pytest.raises(ConfigError, match="dim must be from 1 to 32"):
-        tiny(dim=33)
+    with pytest.raises(ConfigError, match="dim must be from 1 to 128"):
+        tiny(dim=129)
     with pytest.raises(ConfigError, match="at most 256"):
         tiny(doc_len=300)
     with pytest.raises(ConfigError, match="'minilm' or 'tiny' or a folder"):

@@ -156,14 +156,14 @@ def test_losses_are_those_of_the_ranked_lists() -> None:
 
 
 def test_the_source_of_the_price_is_nested_and_splits_modules() -> None:
-    source = DocumentationSource(120, 30)
+    source = DocumentationSource(120, 30, ("sklearn",))
     small, large = source.split(10, 1), source.split(source.n_max, 1)
     assert set(small.train.named["queries"]) < set(large.train.named["queries"])
     assert small.test.named == large.test.named
     modules = [{name.partition(":")[0] for name in part.named["queries"]} for part in (large.train, large.test)]
     assert not modules[0] & modules[1]
     assert len(small.train.named["queries"]) == 10
-    assert source.content_hash == DocumentationSource(120, 30).content_hash
+    assert source.content_hash == DocumentationSource(120, 30, ("sklearn",)).content_hash
 
 
 def test_the_built_in_encoder_finds_what_is_meant() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -68,18 +70,7 @@ def documentation(
     Raises:
         InputError: a package is not installed, or there are fewer documents.
     """
-    found: dict[str, tuple[str, str]] = {}
-    for package in packages:
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            raise InputError(f"documentation: the package {package!r} is not installed.")
-        root = Path(spec.origin).parent
-        for path in sorted(root.rglob("*.py")):
-            inner = path.relative_to(root).with_suffix("").parts
-            if not any(part.startswith(("test", "conftest")) or part == "externals" for part in inner):
-                for name, doc in _docstrings(path):
-                    summary, _, body = doc.partition("\n\n")
-                    found[f"{'.'.join([package, *inner])}:{name}"] = (" ".join(summary.split()), " ".join(body.split()))
+    found = _summaries(tuple(packages))
     n_same: dict[str, int] = {}
     for pair in found.values():
         for part in pair:
@@ -102,6 +93,24 @@ def documentation(
         {name: kept[name][0] for name in names},
         {name: {name: 1.0} for name in names},
     )
+
+
+@lru_cache(maxsize=4)
+def _summaries(packages: tuple[str, ...]) -> Mapping[str, tuple[str, str]]:
+    """Name -> summary and body of every docstring of some packages."""
+    found: dict[str, tuple[str, str]] = {}
+    for package in packages:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise InputError(f"documentation: the package {package!r} is not installed.")
+        root = Path(spec.origin).parent
+        for path in sorted(root.rglob("*.py")):
+            inner = path.relative_to(root).with_suffix("").parts
+            if not any(part.startswith(("test", "conftest")) or part == "externals" for part in inner):
+                for name, doc in _docstrings(path):
+                    summary, _, body = doc.partition("\n\n")
+                    found[f"{'.'.join([package, *inner])}:{name}"] = (" ".join(summary.split()), " ".join(body.split()))
+    return found
 
 
 def _docstrings(path: Path) -> list[tuple[str, str]]:

@@ -54,8 +54,8 @@ CARD = Card(
         "Documents are cut after 180 tokens; a warning says how many were. Cut long texts into passages yourself.",
         "The built-in encoder was trained for English and to be pooled, so the gain over one vector per text can be "
         "small or negative before training.",
-        "Every token is stored: some 36 bytes each at 2 bits a dimension, against 1536 bytes for one pooled vector of "
-        "384 numbers; about 43 tokens take as much.",
+        "Every token is stored, in 34 bytes at 2 bits a dimension; 45 tokens take as much as one pooled vector of 384 "
+        "numbers.",
         "The encoder costs milliseconds a passage on a processor; BM25 needs no such time and is hard to beat "
         "on queries that share words with their answers.",
         "Documents added later use the first documents' centroids and linear layer; after adding many of another kind, "

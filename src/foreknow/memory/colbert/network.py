@@ -100,7 +100,7 @@ class TinyBody(Body):
 
     _SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[Q]", "[D]")
 
-    def __init__(self, hidden: int = 32, n_words: int = 2048, n_layers: int = 1) -> None:
+    def __init__(self, hidden: int = 128, n_words: int = 2048, n_layers: int = 1) -> None:
         special = {name: number for number, name in enumerate(self._SPECIAL)}
         self._first_word = len(special) + len(string.punctuation)
         punctuation = frozenset(range(len(special), self._first_word))

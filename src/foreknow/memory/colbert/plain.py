@@ -114,12 +114,15 @@ class DocumentationSource:
     Args:
         n_documents: how many there are.
         n_test: queries to be measured on.
+        packages: whose documentation it is.
     """
 
     name, task, unit = "documentation", "none", "judged queries"
 
-    def __init__(self, n_documents: int, n_test: int = 150) -> None:
-        self.collection = documentation(n_documents=n_documents)
+    def __init__(
+        self, n_documents: int, n_test: int = 150, packages: tuple[str, ...] = ("numpy", "scipy", "sklearn")
+    ) -> None:
+        self.collection = documentation(packages, n_documents)
         names = list(self.collection.queries)
         self._groups = np.unique([name.partition(":")[0] for name in names], return_inverse=True)[1]
         self._names, self._n_test = np.array(names), n_test
