@@ -14,7 +14,6 @@ refused. There is no pickle; every file is checked against its hash before it is
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import tempfile
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foreknow.common.errors import CheckpointError, InputError
+from foreknow.common.errors import CapabilityError, CheckpointError, InputError
 from foreknow.common.files import hash_bytes, hash_file
 from foreknow.memory.colbert.codec import NBITS, Codec
 from foreknow.memory.colbert.index import PlaidIndex, Segment
@@ -292,6 +291,13 @@ def _hash(content: Mapping[str, Any]) -> str:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; it is let go when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise CapabilityError(
+            "an index is written under a lock that this operating system does not have.",
+            hint="Write it on Linux or macOS; reading works everywhere.",
+        ) from error
     with open(folder / "lock", "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
