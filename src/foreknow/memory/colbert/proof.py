@@ -144,8 +144,8 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
     notes = [
         "Vaswani, Cranfield and MS MARCO could not be had; D and L are known-item search and likeness of news.",
         "The built-in encoder was trained to be pooled: before training, tokens need not beat its pooled vector.",
-        "A first version padded untrained queries with masks ('MaxSim, masks') and did not turn the principal directions. "
-        "Both were changed after a run on seed 0, by trials on the documentation of torch and gensim.",
+        "A first version padded untrained queries with masks ('MaxSim, masks') and did not turn the principal "
+        "directions. Both were changed after a run on seed 0, by trials on the documentation of torch and gensim.",
     ]
     if sizes.news and not has_news:
         notes.append("L was left out: the package gensim, which brings its texts, is not installed.")
