@@ -14,6 +14,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
@@ -46,6 +47,10 @@ RERANKED = 1000
 ABOVE_0 = 1e-6
 """A difference of exactly 0 supports no claim that one is better."""
 
+_WHY_NEWS = (
+    "People were asked how alike whole texts are, and that is what the encoder was trained to pool; a first sentence "
+    "shares few words with another story of its topic, and 48 queries hardly train a layer for tokens."
+)
 _DISTRIBUTION = {"sklearn": "scikit-learn"}
 
 _WHY = (
@@ -91,7 +96,7 @@ class Sizes:
 _HEAD = TrainSettings(5, 16, 4, True, HEAD_LR, False, "cosine")
 SIZES = {
     "quick": Sizes("tiny", 16, 60, 30, replace(_HEAD, n_epochs=1), packages=("sklearn",), news=False),
-    "small": Sizes("minilm", 128, 900, 250, _HEAD),
+    "small": Sizes("minilm", 128, 700, 200, _HEAD),
     # The published batch, rate and number of steps of version 1, through the whole encoder.
     "paper": Sizes("minilm", 128, None, 3000, TrainSettings(1, 32, 2, False, 3e-6, True, "l2"), 200_000),
 }
@@ -139,6 +144,8 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
     notes = [
         "Vaswani, Cranfield and MS MARCO could not be had; D and L are known-item search and likeness of news.",
         "The built-in encoder was trained to be pooled: before training, tokens need not beat its pooled vector.",
+        "A first version padded untrained queries with masks ('MaxSim, masks') and did not turn the principal "
+        "directions. Both were changed after a run on seed 0, by trials on the documentation of torch and gensim.",
     ]
     if sizes.news and not has_news:
         notes.append("L was left out: the package gensim, which brings its texts, is not installed.")
@@ -207,9 +214,7 @@ class Trial:
         tfidf._index(self.texts)
         done("TF-IDF", tfidf._scores(self.queries))
         if self.sizes.encoder == "minilm":
-            pooled = PooledSearch()
-            pooled._index(self.texts)
-            done("single vector", pooled._scores(self.queries))
+            done("single vector", _pooled(tuple(self.texts))._scores(self.queries))
         else:
             done("single vector", self._zero_shot(off, None))
         done("MaxSim, all dimensions", self._zero_shot(on, None))
@@ -316,8 +321,10 @@ class Trial:
             queries = [query[query.any(1)] for query in asked.numpy()]
             with Stopwatch() as watch:
                 found = [index.search(query, 10).ids for query in queries]
-            places = index.places()
-            stored = [index.rerank(query, self.ids, places).ids[:10] for query in queries]
+            segment = index.segments[0]
+            back = torch.from_numpy(index.codec.decompress(segment.codes, segment.residuals))
+            best_stored = score_all(asked, back, lengths).topk(best.shape[1], dim=1).indices.tolist()
+            stored = [tuple(self.ids[i] for i in row) for row in best_stored]
             exact = [tuple(self.ids[i] for i in row) for row in best]
             run = dict(zip(self.judgements, found, strict=True))
             sizes = index.segments[0].n_bytes
@@ -341,6 +348,14 @@ class Trial:
             }
 
 
+@lru_cache(maxsize=2)
+def _pooled(texts: tuple[str, ...]) -> PooledSearch:
+    """Texts as the encoder's own pooled vectors; L has the same texts for every seed."""
+    pooled = PooledSearch()
+    pooled._index(texts)
+    return pooled
+
+
 def _shared(found: Sequence[tuple[str, ...]], expected: Sequence[tuple[str, ...]]) -> float:
     """Mean share of the expected documents that were found."""
     return float(np.mean([len({*one} & {*other}) / len(other) for one, other in zip(found, expected, strict=True)]))
@@ -356,7 +371,10 @@ def _claims(proof: str, runs: Sequence[dict[str, Measured]]) -> list[Claim]:
         parts = [run[one][measure] - run[other][measure] for run in runs]
         differences = np.mean(parts, axis=0) if proof == "L" else np.concatenate(parts)
         found = paired_interval(differences, rng=numpy_stream(0, "proof", "bootstrap"))
-        return Claim(f"{proof}: {name}, {measure}", found.mean, low=ABOVE_0, interval=(found.low, found.high))
+        note = _WHY_NEWS if proof == "L" and found.mean < ABOVE_0 else ""
+        return Claim(
+            f"{proof}: {name}, {measure}", found.mean, low=ABOVE_0, interval=(found.low, found.high), note=note
+        )
 
     return [
         claim("MaxSim with trained head over the encoder's single vector", "MaxSim, trained", "single vector", "R@100"),

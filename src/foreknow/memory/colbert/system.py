@@ -212,9 +212,9 @@ class LateInteraction(System):
 
     def heat_map(self, query: str, name: str) -> ImageGrid:
         """Cosines of all tokens of a query (rows) with all tokens of a document (columns), as a picture."""
-        table, asked, found = self._table(query, name)
-        words = " ".join(word for word in asked if word != "[MASK]")
-        return ImageGrid([[np.clip(table, 0, 1)]], [f"{name}: {' '.join(found[:8])} ..."], [words], "Token matches")
+        table, _, _ = self._table(query, name)
+        image = np.clip(table, 0, 1).repeat(12, 0).repeat(12, 1)
+        return ImageGrid([[image]], ["document, first token left"], ["query"], f"Token matches in {name:.40}")
 
     # Changing the index --------------------------------------------------------------------------------------
 
