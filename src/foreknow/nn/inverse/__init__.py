@@ -12,6 +12,7 @@ from foreknow.nn.inverse.physics import (
     conjugate_gradients,
     gaussian_kernel,
 )
+from foreknow.nn.inverse.quality import psnr, ssim
 from foreknow.nn.inverse.solvers import SOLVERS, Certificate, admm, as_denoiser, hqs, largest_slope, pgd
 
 __all__ = [
@@ -34,5 +35,7 @@ __all__ = [
     "hqs",
     "largest_slope",
     "pgd",
+    "psnr",
+    "ssim",
     "total_variation",
 ]
