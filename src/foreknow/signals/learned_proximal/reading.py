@@ -13,8 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foreknow.nn.inverse.physics import conjugate_gradients
 from foreknow.signals.learned_proximal.network import GradientOfConvex
+
+
+_MEMORY = 20
+"""Pairs of steps and changes of slope that a direction is made of."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Inverse:
         y: with f(y) = x, shape (b, ...).
         residual: ||f(y) - x|| / (1 + ||x||), shape (b,).
         penalty: R(x), shape (b,).
-        n_iterations: Newton steps.
+        n_iterations: quasi-Newton steps.
     """
 
     y: Tensor
@@ -35,7 +38,7 @@ class Inverse:
 
 
 def invert(
-    network: GradientOfConvex, x: Tensor, *, tolerance: float = 1e-6, n_iterations: int = 60, step: float = 1.0
+    network: GradientOfConvex, x: Tensor, *, tolerance: float = 1e-6, n_iterations: int = 1000, step: float = 1.0
 ) -> Inverse:
     """Solve (1 - t) y + t f(y) = x with t = 1, or for another `step` t the problem of its proximal map.
 
@@ -43,7 +46,7 @@ def invert(
         network: f.
         x: shape (b, ...); the work is done in double precision.
         tolerance: of the residual.
-        n_iterations: Newton steps at the most.
+        n_iterations: quasi-Newton steps at the most.
         step: t; 1 inverts f, less mixes (1 - t) f(y) + t y.
     """
     net = copy.deepcopy(network).double().requires_grad_(False)
@@ -52,34 +55,52 @@ def invert(
     ridge = 0.0 if step == 1.0 else step
 
     def parts(y: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            value = share * net.psi(y) + (0.5 * ridge * y * y - goal * y).flatten(1).sum(1)
-        return value, share * net(y).detach() + ridge * y - goal
+        with torch.enable_grad():
+            given = y.detach().requires_grad_(True)
+            psi = net.psi(given)
+            (slope,) = torch.autograd.grad(psi.sum(), given)
+        value = share * psi.detach() + (0.5 * ridge * y * y - goal * y).flatten(1).sum(1)
+        return value, share * slope + ridge * y - goal
 
     y = goal.clone()
     value, slope = parts(y)
     enough = tolerance * (1 + goal.flatten(1).norm(dim=1))
+    memory: list[tuple[Tensor, Tensor, Tensor]] = []
     taken = 0
-    with torch.no_grad():
-        for _ in range(n_iterations):
-            size = slope.flatten(1).norm(dim=1)
-            if bool((size <= enough).all()):
-                break
-            taken += 1
-            with torch.enable_grad():
-                given = y.clone().requires_grad_(True)
-                image = net(given)
-
-                def curvature(v: Tensor, image: Tensor = image, given: Tensor = given) -> Tensor:
-                    (moved,) = torch.autograd.grad(image, given, v, retain_graph=True)  # the derivative is symmetric
-                    return share * moved + (ridge + 1e-9) * v
-
-                way = conjugate_gradients(curvature, -slope, n_iterations=100, tolerance=1e-3)
-            y, value, slope = _line_search(y, way, value, slope, parts)
+    while taken < n_iterations and bool((slope.flatten(1).norm(dim=1) > enough).any()):
+        taken += 1
+        new_y, new_value, new_slope = _line_search(y, _direction(slope, memory), value, slope, parts)
+        moved, bent = new_y - y, new_slope - slope
+        product = _dot(moved, bent)
+        # a row that did not move, or whose curvature drowns in rounding, gets no pair
+        useful = product > 1e-12 * _dot(bent, bent)
+        memory.append((moved, bent, torch.where(useful, 1 / product.where(useful, torch.ones_like(product)), 0.0)))
+        memory = memory[-_MEMORY:]
+        y, value, slope = new_y, new_value, new_slope
     residual = slope.flatten(1).norm(dim=1) / (1 + goal.flatten(1).norm(dim=1))
     with torch.no_grad():
         penalty = (goal * y - 0.5 * goal * goal).flatten(1).sum(1) - net.psi(y)
     return Inverse(y, residual, penalty, taken)
+
+
+def _direction(slope: Tensor, memory: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """The quasi-Newton direction of each row (L-BFGS, Nocedal 1980)."""
+    way, shares = -slope, []
+    for moved, bent, inverse in reversed(memory):
+        shares.append(inverse * _dot(moved, way))
+        way = way - shares[-1] * bent
+    if memory:
+        moved, bent, inverse = memory[-1]
+        scale = torch.where(inverse > 0, _dot(moved, bent) / _dot(bent, bent).clamp_min(1e-300), 1.0)
+        way = scale * way
+    for (moved, bent, inverse), share in zip(memory, reversed(shares), strict=True):
+        way = way + (share - inverse * _dot(bent, way)) * moved
+    return way
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """Inner product of each row, shape (b, 1, ...)."""
+    return (one * other).flatten(1).sum(1).reshape(-1, *[1] * (one.ndim - 1))
 
 
 def _line_search(
