@@ -28,9 +28,9 @@ def photographs(*, grey: bool = True) -> dict[str, NDArray[np.float32]]:
     data = require("skimage.data", "Photographs")
     found = {}
     for name in PHOTOGRAPHS:
-        pixels = getattr(data, name)().astype(np.float32) / 255
+        pixels = np.asarray(getattr(data, name)(), dtype=np.float32) / 255
         colours = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-        image = colours @ np.float32([0.2989, 0.587, 0.1141]) if grey else colours.transpose(2, 0, 1)
+        image = colours @ np.array([0.2989, 0.587, 0.1141], dtype=np.float32) if grey else colours.transpose(2, 0, 1)
         found[name] = np.ascontiguousarray(np.clip(image[None] if grey else image, 0, 1), dtype=np.float32)
         found[name].flags.writeable = False  # they are cached
     return found

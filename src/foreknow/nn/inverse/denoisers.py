@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foreknow.common.errors import InputError
@@ -40,7 +42,8 @@ class TotalVariation(nn.Module):
 
 def total_variation(x: Tensor) -> Tensor:
     """Isotropic total variation of each image, summed over channels, shape (b,)."""
-    return _slope(x).norm(dim=0).flatten(1).sum(1)
+    lengths: Tensor = _slope(x).norm(dim=0)
+    return lengths.flatten(1).sum(1)
 
 
 def _slope(x: Tensor) -> Tensor:
@@ -72,13 +75,14 @@ class DnCNN(nn.Module):
         super().__init__()
         sizes = [channels, *[hidden] * (check_int("DnCNN", "depth", depth, low=2) - 1), channels]
         layers: list[nn.Module] = []
-        for before, after in zip(sizes, sizes[1:], strict=False):
+        for before, after in itertools.pairwise(sizes):
             layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
         self.noise = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor, sigma: float | None = None) -> Tensor:
         """The denoised images (b, C, H, W); `sigma` is not used, the network knows one level."""
-        return x - self.noise(x)
+        found: Tensor = x - self.noise(x)
+        return found
 
     @classmethod
     def of_size(cls, n_parameters: int, channels: int = 1, depth: int = 5) -> DnCNN:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's usual name
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from foreknow.common.errors import ConfigError, InputError
@@ -54,7 +54,7 @@ class Physics(nn.Module):
         super().__init__()
         self.noise_model = GaussianNoise(sigma)
 
-    def A(self, x: Tensor) -> Tensor:  # noqa: N802 - deepinv's name
+    def A(self, x: Tensor) -> Tensor:
         """The measurement without noise."""
         raise NotImplementedError
 
@@ -62,14 +62,14 @@ class Physics(nn.Module):
         """Shape of the images whose measurement is `y`, the batch included."""
         return tuple(y.shape)
 
-    def A_adjoint(self, y: Tensor) -> Tensor:  # noqa: N802
+    def A_adjoint(self, y: Tensor) -> Tensor:
         """The adjoint: <A x, y> = <x, A* y>."""
         with torch.enable_grad():
             x = torch.zeros(self.input_shape(y), dtype=y.dtype, device=y.device, requires_grad=True)
             (found,) = torch.autograd.grad(self.A(x), x, y)
         return found
 
-    def A_dagger(self, y: Tensor) -> Tensor:  # noqa: N802
+    def A_dagger(self, y: Tensor) -> Tensor:
         """The image of least norm among those with the least squared error, by conjugate gradients."""
         return conjugate_gradients(lambda x: self.A_adjoint(self.A(x)), self.A_adjoint(y), n_iterations=200)
 
@@ -98,13 +98,13 @@ class Physics(nn.Module):
 class Denoising(Physics):
     """Nothing but noise."""
 
-    def A(self, x: Tensor) -> Tensor:  # noqa: N802
+    def A(self, x: Tensor) -> Tensor:
         return x
 
-    def A_adjoint(self, y: Tensor) -> Tensor:  # noqa: N802
+    def A_adjoint(self, y: Tensor) -> Tensor:
         return y
 
-    def A_dagger(self, y: Tensor) -> Tensor:  # noqa: N802
+    def A_dagger(self, y: Tensor) -> Tensor:
         return y
 
     def prox_l2(self, z: Tensor, y: Tensor, gamma: float) -> Tensor:
@@ -130,7 +130,7 @@ class Blur(Physics):
         self.padding = padding
         self.register_buffer("kernel", kernel.detach().clone())
 
-    def A(self, x: Tensor) -> Tensor:  # noqa: N802
+    def A(self, x: Tensor) -> Tensor:
         h, w = self.kernel.shape
         if x.ndim != 4 or x.shape[2] <= h // 2 or x.shape[3] <= w // 2:
             raise InputError(f"Blur: images (b, C, H, W) larger than half the kernel {(h, w)} are needed, "
@@ -144,13 +144,15 @@ class Blur(Physics):
             return super().prox_l2(z, y, gamma)
         response = self._response(z)
         right = torch.fft.rfft2(z) + gamma * response.conj() * torch.fft.rfft2(y)
-        return torch.fft.irfft2(right / (1 + gamma * response.abs() ** 2), s=z.shape[-2:])
+        found: Tensor = torch.fft.irfft2(right / (1 + gamma * response.abs() ** 2), s=z.shape[-2:])
+        return found
 
     def _response(self, x: Tensor) -> Tensor:
         h, w = self.kernel.shape
         spread = x.new_zeros(x.shape[-2:])
         spread[:h, :w] = self.kernel.to(x)
-        return torch.fft.rfft2(spread.roll((-(h // 2), -(w // 2)), (0, 1)))
+        found: Tensor = torch.fft.rfft2(spread.roll((-(h // 2), -(w // 2)), (0, 1)))
+        return found
 
 
 class Inpainting(Physics):
@@ -167,13 +169,13 @@ class Inpainting(Physics):
         super().__init__(sigma)
         self.register_buffer("mask", mask.detach().clone().bool())
 
-    def A(self, x: Tensor) -> Tensor:  # noqa: N802
+    def A(self, x: Tensor) -> Tensor:
         return x * self.mask
 
-    def A_adjoint(self, y: Tensor) -> Tensor:  # noqa: N802
+    def A_adjoint(self, y: Tensor) -> Tensor:
         return y * self.mask
 
-    def A_dagger(self, y: Tensor) -> Tensor:  # noqa: N802
+    def A_dagger(self, y: Tensor) -> Tensor:
         return y * self.mask
 
     def prox_l2(self, z: Tensor, y: Tensor, gamma: float) -> Tensor:
@@ -205,16 +207,17 @@ class CompressedSensing(Physics):
         matrix = torch.randn(size, generator=generator, device=generator.device) / math.sqrt(n_measurements)
         self.register_buffer("matrix", matrix)
 
-    def A(self, x: Tensor) -> Tensor:  # noqa: N802
+    def A(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.shape:
             raise InputError(f"CompressedSensing: images of shape {self.shape} are needed, got {tuple(x.shape[1:])}.")
         return x.flatten(1) @ self.matrix.to(x).T
 
-    def A_adjoint(self, y: Tensor) -> Tensor:  # noqa: N802
+    def A_adjoint(self, y: Tensor) -> Tensor:
         return (y @ self.matrix.to(y)).reshape(-1, *self.shape)
 
-    def A_dagger(self, y: Tensor) -> Tensor:  # noqa: N802
-        return (torch.linalg.pinv(self.matrix.to(y)) @ y.T).T.reshape(-1, *self.shape)
+    def A_dagger(self, y: Tensor) -> Tensor:
+        found: Tensor = (torch.linalg.pinv(self.matrix.to(y)) @ y.T).T.reshape(-1, *self.shape)
+        return found
 
 
 class Tomography(Physics):
@@ -234,7 +237,7 @@ class Tomography(Physics):
         check_int("Tomography", "n_angles", n_angles, low=1)
         self.register_buffer("angles", torch.arange(n_angles) * math.pi / n_angles)
 
-    def A(self, x: Tensor) -> Tensor:  # noqa: N802
+    def A(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[2:] != (self.size, self.size):
             raise InputError(f"Tomography: images (b, C, {self.size}, {self.size}) are needed, got {tuple(x.shape)}.")
         lines = []
@@ -248,7 +251,7 @@ class Tomography(Physics):
     def input_shape(self, y: Tensor) -> tuple[int, ...]:
         return (*y.shape[:2], self.size, self.size)
 
-    def A_dagger(self, y: Tensor) -> Tensor:  # noqa: N802
+    def A_dagger(self, y: Tensor) -> Tensor:
         """Filtered back projection with the ramp filter (not the least-squares image)."""
         n = 2 * self.size
         ramp = torch.fft.rfft(_ramp(n).to(y)).real

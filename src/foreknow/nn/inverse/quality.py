@@ -21,7 +21,7 @@ def psnr(found: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.float64]:
         raise InputError(f"psnr: shapes {np.shape(found)} and {np.shape(truth)} differ.")
     error = (np.asarray(found, dtype=np.float64) - np.asarray(truth, dtype=np.float64)) ** 2
     mean = error.reshape(len(error), -1).mean(1)
-    return -10 * np.log10(np.maximum(mean, 1e-20))
+    return np.asarray(-10 * np.log10(np.maximum(mean, 1e-20)))
 
 
 def ssim(found: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.float64]:

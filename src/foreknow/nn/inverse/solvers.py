@@ -6,6 +6,7 @@ image and a `Certificate`: how far the iterates moved, step by step.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,7 @@ class Certificate:
         """Whether the changes fall, but for a hundredth of the first one, over the second half of the iterations."""
         later = self.changes[len(self.changes) // 2 :]
         slack = 0.01 * self.changes[0]
-        return all(after <= before + slack for before, after in zip(later, later[1:], strict=False))
+        return all(after <= before + slack for before, after in itertools.pairwise(later))
 
 
 def admm(

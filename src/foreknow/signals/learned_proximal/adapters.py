@@ -78,7 +78,7 @@ class LearnedPrior(nn.Module):
             CapabilityError: it is larger than 1, where the problem may have several solutions.
         """
         given = gamma if gamma is not None else args[0] if len(args) == 1 else 1.0
-        step = float(given)  # type: ignore[arg-type]
+        step = float(given)
         if not 0 < step < float("inf"):
             raise ConfigError(f"LearnedPrior: the step must be a number greater than 0, got {step}.")
         if step > 1:

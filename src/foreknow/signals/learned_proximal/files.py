@@ -105,7 +105,7 @@ class Work:
             if field.name not in options:
                 continue
             text = options[field.name]
-            kind = type(field.default)
+            kind: Any = type(field.default)
             if kind is bool:
                 read[field.name] = check_option(owner, field.name, text, ("no", "yes")) == "yes"
             else:
@@ -179,7 +179,7 @@ def _restored(
     if work.task == "denoise":
         found, numbers = system.denoise(np.clip(y.numpy(), -2, 3)), {}
     else:
-        more = {} if work.solver == "pgd" else {"rho": work.rho, "scale": work.scale}
+        more: dict[str, Any] = {} if work.solver == "pgd" else {"rho": work.rho, "scale": work.scale}
         found, info = system.reconstruct(
             y, physics, solver=work.solver, n_iterations=work.iterations, return_info=True, **more
         )
@@ -187,8 +187,13 @@ def _restored(
     given = physics.A_adjoint(y).numpy() if work.task == "cs" else y.numpy()
     if work.degrade:
         clean = image[None]
-        numbers = {"psnr_before": float(psnr_of(given, clean)[0]), "psnr": float(psnr_of(found, clean)[0]),
-                   "ssim_before": float(ssim_of(given, clean)[0]), "ssim": float(ssim_of(found, clean)[0]), **numbers}
+        numbers = {
+            "psnr_before": float(psnr_of(given, clean)[0]),
+            "psnr": float(psnr_of(found, clean)[0]),
+            "ssim_before": float(ssim_of(given, clean)[0]),
+            "ssim": float(ssim_of(found, clean)[0]),
+            **numbers,
+        }
     return given[0], found[0], numbers  # fmt: skip
 
 
@@ -198,7 +203,7 @@ def _text(value: Any) -> str:
 
 def _seen(image: NDArray[Any]) -> NDArray[Any]:
     clipped = np.clip(image, 0, 1)
-    return clipped.transpose(1, 2, 0) if len(clipped) == 3 else clipped[0]
+    return np.asarray(clipped.transpose(1, 2, 0) if len(clipped) == 3 else clipped[0])
 
 
 def _number(owner: str, name: str, text: str) -> int:

@@ -70,4 +70,4 @@ def _of_images(system: LearnedProximal) -> dict[str, Picture]:
 def _shown(image: NDArray[Any]) -> NDArray[Any]:
     """(C, H, W) as (H, W) or (H, W, 3) inside [0, 1]."""
     clipped = np.clip(image, 0, 1)
-    return clipped.transpose(1, 2, 0) if len(clipped) == 3 else clipped[0]
+    return np.asarray(clipped.transpose(1, 2, 0) if len(clipped) == 3 else clipped[0])

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foreknow.common.errors import InputError
@@ -43,11 +44,11 @@ class Architecture:
     alpha: float
 
 
-SMALL = {"hidden": 64, "strides": (1, 2, 1, 2), "valid_head": False, "beta": 10.0, "alpha": 0.01}
+SMALL: dict[str, Any] = {"hidden": 64, "strides": (1, 2, 1, 2), "valid_head": False, "beta": 10.0, "alpha": 0.01}
 """Published for 28 x 28 pixels."""
-LARGE = {"hidden": 256, "strides": (1, 2, 1, 2, 1, 2), "valid_head": True, "beta": 100.0, "alpha": 1e-6}
+LARGE: dict[str, Any] = {"hidden": 256, "strides": (1, 2, 1, 2, 1, 2), "valid_head": True, "beta": 100.0, "alpha": 1e-6}
 """Published for 128 x 128 pixels."""
-VECTOR = {"hidden": 50, "strides": (1, 1, 1, 1), "valid_head": False, "beta": 10.0, "alpha": 1e-4}
+VECTOR: dict[str, Any] = {"hidden": 50, "strides": (1, 1, 1, 1), "valid_head": False, "beta": 10.0, "alpha": 1e-4}
 """For vectors."""
 LARGEST_SMALL = 48
 """Pixels a side up to which images get the small network unless the caller says otherwise."""
@@ -68,7 +69,7 @@ class GradientOfConvex(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """grad psi at each row, shape kept; differentiable in the weights and, while gradients are on, in x."""
+        """Grad psi at each row, shape kept; differentiable in the weights and, while gradients are on, in x."""
         tracked = torch.is_grad_enabled()
         with torch.enable_grad():
             given = x if x.requires_grad else x.detach().requires_grad_(True)
@@ -115,10 +116,11 @@ class ConvexMLP(GradientOfConvex):
         y = self._act(self.first(x))
         for inner, skip in zip(self.inner, self.skips, strict=True):
             y = self._act(inner(y) + skip(x))
-        return (self.last(y) + self.last_skip(x))[:, 0] + self.architecture.alpha * (x * x).sum(1)
+        linear: Tensor = self.last(y) + self.last_skip(x)
+        return linear[:, 0] + self.architecture.alpha * (x * x).sum(1)
 
     def constrained(self) -> list[Tensor]:
-        return [*(layer.weight for layer in self.inner), self.last.weight]  # type: ignore[misc]
+        return [*(cast(Tensor, layer.weight) for layer in self.inner), self.last.weight]
 
 
 class ConvexConv(GradientOfConvex):
@@ -161,11 +163,12 @@ class ConvexConv(GradientOfConvex):
         y = self._act(self.head(y) + self.head_skip(_resized(x, self.sizes[-1])))
         if y.ndim == 4:
             y = y.mean((2, 3))
-        return self.last(y)[:, 0] + self.architecture.alpha * (x * x).flatten(1).sum(1)
+        linear: Tensor = self.last(y)
+        return linear[:, 0] + self.architecture.alpha * (x * x).flatten(1).sum(1)
 
     def constrained(self) -> list[Tensor]:
-        head = self.head if isinstance(self.head, nn.Conv2d) else self.head[1]  # type: ignore[index]
-        return [*(layer.weight for layer in self.inner), head.weight, self.last.weight]  # type: ignore[misc]
+        head = self.head[1] if isinstance(self.head, nn.Sequential) else self.head
+        return [*(cast(Tensor, layer.weight) for layer in self.inner), cast(Tensor, head.weight), self.last.weight]
 
 
 def build_network(architecture: Architecture) -> GradientOfConvex:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from foreknow.signals.learned_proximal.network import GradientOfConvex
 
-
 _MEMORY = 20
 """Pairs of steps and changes of slope that a direction is made of."""
 

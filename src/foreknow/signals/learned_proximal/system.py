@@ -34,6 +34,7 @@ from foreknow.signals.learned_proximal.network import (
     SMALL,
     VECTOR,
     Architecture,
+    GradientOfConvex,
     build_network,
 )
 from foreknow.signals.learned_proximal.prior import ProximalPrior
@@ -102,6 +103,7 @@ class LearnedProximal(System):
     """
 
     tags = Tags(transforms=True, row_order_invariant=False)
+    network_: GradientOfConvex
 
     def __init__(
         self,
@@ -163,7 +165,7 @@ class LearnedProximal(System):
             The images as an array, and with `return_info` a `Certificate`.
         """
         self._check_fitted()
-        solve = SOLVERS[check_option(_OWNER, "solver", solver, tuple(SOLVERS))]
+        solve: Any = SOLVERS[check_option(_OWNER, "solver", solver, tuple(SOLVERS))]
         allowed = ("n_iterations", "start", "tolerance", *(("step_size",) if solver == "pgd" else ("rho", "scale")))
         check_known(f"{_OWNER}.reconstruct", options, allowed, what="option")
         measured = torch.as_tensor(np.array(y) if not isinstance(y, Tensor) else y, dtype=torch.float32)
@@ -199,7 +201,7 @@ class LearnedProximal(System):
         """
         self._check_fitted()
         rows = self._read_new(images)
-        found = [invert(self.network_, part.to(self.device_)) for part in torch.as_tensor(rows).split(_CHUNK)]
+        found = [invert(self.network_, part.to(self.device_)) for part in torch.split(torch.as_tensor(rows), _CHUNK)]
         residual, penalty, inverse = (
             torch.cat([getattr(part, name) for part in found]).cpu().numpy() for name in ("residual", "penalty", "y")
         )
@@ -263,7 +265,7 @@ class LearnedProximal(System):
         self.n_steps_ = int(self.n_steps)
         self.spread_ = float(np.abs(rows - np.median(rows)).mean())
         with seeded_init(seed_of(self.seed_, "network")):
-            self.network_ = prior.wire(build_network(architecture)).to(self.device_)
+            self.network_ = cast(GradientOfConvex, prior.wire(build_network(architecture))).to(self.device_)
         stages = training.schedule(
             prior.loss, for_images=X.ndim == 4, n_steps=self.n_steps_, n_values=X[0].size, sigma=float(self.sigma),
             lr=float(self.lr), gamma=float(self.gamma),
@@ -363,8 +365,8 @@ class LearnedProximal(System):
         low, high = (_LOWEST, _HIGHEST) if rows.ndim == 4 else (-_LARGEST * self.sigma, _LARGEST * self.sigma)
         if rows.min() < low or rows.max() > high:
             raise InputError(
-                f"{_OWNER}: {'images are expected in [0, 1], noise aside' if rows.ndim == 4 else 'numbers are too large'}"
-                f", got values from {rows.min():g} to {rows.max():g}.",
+                f"{_OWNER}: {'images are expected in [0, 1]' if rows.ndim == 4 else 'numbers are too large'}, "
+                f"got values from {rows.min():g} to {rows.max():g}.",
                 hint="Divide 8-bit images by 255." if rows.ndim == 4 else "Rescale the rows to the size of sigma.",
             )
         return rows.astype(np.float32)
@@ -403,12 +405,12 @@ class LearnedProximal(System):
         if tuple(shape) == own:
             return self.network_
         if len(own) == 3 and len(shape) == 3 and shape[0] == own[0] and shape[1] >= own[1] and shape[2] >= own[2]:
-            return PatchAverage(self.network_, own[1:])
+            return PatchAverage(self.network_, (own[1], own[2]))
         raise InputError(
             f"{_OWNER}: images of shape {own}, or larger ones of as many channels, are needed; got {tuple(shape)}."
         )
 
     def _through(self, denoiser: nn.Module, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():
-            parts = [denoiser(part.to(self.device_)).cpu() for part in torch.tensor(rows).split(_CHUNK)]
+            parts = [denoiser(part.to(self.device_)).cpu() for part in torch.split(torch.tensor(rows), _CHUNK)]
         return torch.cat(parts).numpy()
