@@ -33,8 +33,8 @@ CARD = Card(
   url       = {https://arxiv.org/abs/2310.14344},
 }""",
     deviations=(
-        "The prior is read by damped Newton steps with conjugate gradients inside, in double precision and for all "
-        "images at once, where the released code runs nonlinear conjugate gradients on each.",
+        "The prior is read by a quasi-Newton method (L-BFGS) in double precision for all images at once, where the "
+        "released code runs conjugate gradients.",
         "R(x) also gives the proximal map of other steps up to 1: prox_{tR}(v) = f(y) where y solves "
         "(1 - t) f(y) + t y = v. The paper uses the step 1 only.",
         "Constrained weights start at exp(N(-log fan_in, 0.1)), so that rows sum to one; the paper leaves mean and "
