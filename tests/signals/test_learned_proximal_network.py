@@ -71,10 +71,10 @@ def test_the_output_is_the_slope_of_a_convex_potential(architecture) -> None:
 @every
 def test_only_the_weights_of_hidden_units_are_kept_from_being_negative(architecture) -> None:
     network = trained(architecture)
-    assert all(float(weight.min()) >= 0 for weight in network.constrained())
+    assert all(float(weight.detach().min()) >= 0 for weight in network.constrained())
     names = {id(weight) for weight in network.constrained()}
     free = [p for p in network.parameters() if id(p) not in names and p.ndim > 1]
-    assert free and all(float(p.min()) < 0 for p in free)
+    assert free and all(float(p.detach().min()) < 0 for p in free)
 
 
 def test_without_the_clamp_training_leaves_convexity() -> None:
@@ -86,7 +86,7 @@ def test_without_the_clamp_training_leaves_convexity() -> None:
                     for x, v in [(3 * rows(SMALL_SIZES["mlp"], 1, seed=seed), rows(SMALL_SIZES["mlp"], 1, seed=99 + seed))]]  # fmt: skip  # noqa: E501
     assert min(negative) < 0
     network.project()
-    assert all(float(weight.min()) >= 0 for weight in network.constrained())
+    assert all(float(weight.detach().min()) >= 0 for weight in network.constrained())
 
 
 def test_the_potential_is_twice_differentiable_everywhere() -> None:
@@ -99,13 +99,13 @@ def test_the_potential_is_twice_differentiable_everywhere() -> None:
 @every
 def test_the_wired_network_starts_as_a_mean_of_its_units(architecture) -> None:
     for weight in network_of(architecture).constrained():
-        assert float(weight.min()) > 0
+        assert float(weight.detach().min()) > 0
         assert torch.allclose(weight.flatten(1).sum(1), torch.ones(len(weight)).double(), rtol=0.1)
 
 
 def test_unconstrained_wiring_keeps_the_signs() -> None:
     network = network_of(SMALL_SIZES["mlp"], convex=False)
-    assert min(float(weight.min()) for weight in network.constrained()) < 0
+    assert min(float(weight.detach().min()) for weight in network.constrained()) < 0
     with pytest.raises(ConfigError, match="GradientOfConvex"):
         ProximalPrior().wire(torch.nn.Identity())
 
