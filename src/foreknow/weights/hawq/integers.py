@@ -198,12 +198,12 @@ def _fast(step: IntegerStep, given: list[Tensor], own: Mapping[str, Tensor]) -> 
             acc = nn.functional.linear(x.to(kind), weight)
         else:
             acc = nn.functional.conv2d(x.to(kind), weight, **_window(settings), groups=settings["groups"])
-        return acc.round().long() + _channels(own["bias"].long(), acc.ndim)
+        return acc.long().add_(_channels(own["bias"].long(), acc.ndim))
     if step.kind == "relu":
         return x.clamp_min(0)
     if step.kind == "requantize":
         m, e = (_channels(own[name], x.ndim) for name in ("multiplier", "shift"))
-        return ((x * m + (1 << (e - 1))) >> e).clamp(settings["low"], settings["high"])
+        return (x * m).add_(1 << (e - 1)).bitwise_right_shift_(e).clamp_(settings["low"], settings["high"])
     if step.kind == "add":
         return (x + given[1]).clamp(settings["low"], settings["high"])
     if step.kind == "concat":
