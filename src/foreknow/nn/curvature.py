@@ -28,9 +28,7 @@ class TraceEstimate:
     n_probes: int
 
 
-def hessian_vector_product(
-    loss: Tensor, parameters: Sequence[Tensor], vectors: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
+def hessian_vector_product(loss: Tensor, parameters: Sequence[Tensor], vectors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """H v by double backward, block by block.
 
     Args:
@@ -98,9 +96,7 @@ def _signs(tensor: Tensor, generator: Generator) -> Tensor:
     return (2 * drawn - 1).to(tensor.device)
 
 
-def _product(
-    gradient: Sequence[Tensor], parameters: Sequence[Tensor], vectors: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
+def _product(gradient: Sequence[Tensor], parameters: Sequence[Tensor], vectors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     along = sum((g * v).sum() for g, v in zip(gradient, vectors, strict=True))
     if not (isinstance(along, Tensor) and along.requires_grad):  # a linear loss
         return tuple(torch.zeros_like(p) for p in parameters)

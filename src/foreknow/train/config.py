@@ -24,7 +24,7 @@ class TrainConfig:
         minutes: wall-clock budget in minutes (summed over resumed parts), or None. With both, the nearer ends the run.
         lr: peak learning rate.
         optimizer: `"adamw"`; `"adam"` (weight decay is then added to the gradient); `"muon"` for hidden matrices
-            with AdamW for the rest (see `foreknow.train.optim`); `"sgd"` (momentum, weight decay added to the gradient).
+            with AdamW for the rest (see `foreknow.train.optim`); `"sgd"` with momentum (weight decay as in Adam).
         betas: AdamW's and Adam's moment decays; the first is the momentum of SGD.
         weight_decay: on weights of two or more axes only, never on biases and norms.
         muon_exclude: a parameter whose name contains one of these words stays with AdamW under `"muon"`.

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from foreknow.common.errors import ConfigError, InputError
@@ -19,6 +17,8 @@ from foreknow.core.choice import choose
 from foreknow.core.pictures import Bars
 from foreknow.nn.cost import storage_mib
 from foreknow.nn.curvature import hessian_traces
+from foreknow.train.config import TrainConfig
+from foreknow.train.loop import train
 from foreknow.weights.hawq.network import QuantizedNetwork
 from foreknow.weights.hawq.prior import CurvaturePrior
 from foreknow.weights.hawq.quantizers import weight_error
@@ -399,8 +399,6 @@ def finetune(
         weight_decay: on weights.
         progress: told how far it is.
     """
-    from foreknow.train import TrainConfig, train
-
     config = TrainConfig(
         n_steps=n_steps, lr=lr, optimizer="sgd", weight_decay=weight_decay, schedule="constant", warmup_fraction=0.0,
         clip_norm=None, precision="32",

@@ -50,8 +50,8 @@ class IntegerGraph:
 
     Args:
         steps: in order; the last gives the accumulators of the scores.
-        tensors: weights (int8), biases (int32), multipliers and shifts (int64) compute; the factor of the input rounds it,
-            and ":scale" makes scores of the last integers. What one integer is worth after a layer or a rounding is
+        tensors: weights (int8), biases (int32), multipliers and shifts (int64) compute; the factor of the input rounds
+            it, and ":scale" makes scores of the last integers. What one integer is worth after a layer or a rounding is
             kept beside, as "scale".
         row_shape: of one input row.
     """
@@ -187,7 +187,7 @@ def unpack(stored: Tensor, bits: int, shape: list[int]) -> Tensor:
 # The same steps twice ------------------------------------------------------------------------------------------------
 
 
-def _fast(step: IntegerStep, given: list[Tensor], own: Mapping[str, Tensor]) -> Tensor:
+def _fast(step: IntegerStep, given: list[Tensor], own: Mapping[str, Tensor]) -> Any:
     x, settings = given[0], step.settings
     if step.kind == "quantize":
         return (x.float() * own["factor"]).round().clamp(settings["low"], settings["high"]).long()
@@ -217,7 +217,7 @@ def _fast(step: IntegerStep, given: list[Tensor], own: Mapping[str, Tensor]) -> 
     return x.flatten(1)
 
 
-def _plain(step: IntegerStep, given: list[NDArray[Any]], own: Mapping[str, NDArray[Any]]) -> Ints:
+def _plain(step: IntegerStep, given: list[NDArray[Any]], own: Mapping[str, NDArray[Any]]) -> Any:
     x, settings = given[0], step.settings
     if step.kind == "quantize":
         rounded = np.rint(np.asarray(x, dtype=np.float32) * own["factor"])
@@ -258,7 +258,7 @@ def _windows(x: Ints, size: Any, stride: Any, padding: Any, dilation: Any, fill:
     p, q = padding
     padded = np.pad(x, ((0, 0), (0, 0), (p, p), (q, q)), constant_values=fill)
     reach = tuple((k - 1) * d + 1 for k, d in zip(size, dilation))
-    seen = sliding_window_view(padded, reach, axis=(2, 3))  # type: ignore[call-overload]
+    seen = sliding_window_view(padded, reach, axis=(2, 3))
     return np.asarray(seen[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]])
 
 
@@ -270,5 +270,3 @@ def _convolution(x: Ints, weight: Ints, bias: Ints, settings: Mapping[str, Any])
         for window, part in zip(np.split(seen, groups, axis=1), np.split(weight, groups))
     ]
     return np.concatenate(parts, axis=1) + bias[:, None, None]
-
-

@@ -196,7 +196,7 @@ class QuantizedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores, shape (n, classes); in training ranges are learnt too."""
-        if not self.grids[0].seen:  # type: ignore[union-attr]
+        if not self.grids[0].seen:
             raise InputError("the network has no activation ranges yet.", hint="Call calibrate() first.")
         q, scale = self._integers(x)[self.plan.steps[-1].name]
         return q * per_channel(scale, q.ndim).to(q)

@@ -119,7 +119,7 @@ class _IntegerWriter(_Writer):
         shifted = self.cast(self.add("BitShift", self.cast(lifted, np.uint64), shift, direction="RIGHT"), np.int64)
         whole = self.add("Sub", shifted, self.constant(np.int64(1) << (_LIFT - e)))
         clipped = self.add("Clip", whole, self.constant(np.int64(low)), self.constant(np.int64(high)))
-        if -128 <= low and high <= (127 if low < 0 else 255):
+        if low >= -128 and high <= (127 if low < 0 else 255):
             return self._few_bits(clipped, low, high, step)
         return self.cast(clipped, np.int32)
 
@@ -258,14 +258,17 @@ class _FloatWriter(_Writer):
             elif step.kind in ("conv", "linear"):
                 out[step.name] = self._layer(step, given[0], own, scale[step.inputs[0]])
             elif step.kind in ("average", "largest"):
-                kind, more = ("AveragePool", {"count_include_pad": 1}) if step.kind == "average" else ("MaxPool", {})
+                kind, more = "MaxPool", dict[str, Any]()
+                if step.kind == "average":
+                    kind, more = "AveragePool", {"count_include_pad": 1}
                 pads = [*s["padding"], *s["padding"]]
                 out[step.name] = self.add(
                     kind, given[0], kernel_shape=s["kernel_size"], strides=s["stride"], pads=pads, **more
                 )
             else:
                 kind = {"add": "Add", "concat": "Concat", "flatten": "Flatten"}[step.kind]
-                out[step.name] = self.add(kind, *given, **({} if step.kind == "add" else {"axis": 1}))
+                where: dict[str, Any] = {} if step.kind == "add" else {"axis": 1}
+                out[step.name] = self.add(kind, *given, **where)
         self.add("Identity", out[graph.steps[-1].name], out="scores")
         return self.model(graph.row_shape, len(graph.tensors[":scale"]))
 

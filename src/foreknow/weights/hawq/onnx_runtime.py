@@ -60,7 +60,7 @@ def deployment(graph: IntegerGraph, x: NDArray[np.float32], *, n_runs: int = 50)
     """
     model = float_twin(graph)
     models = {"float32": model, "uniform int8 (onnxruntime)": uniform_int8(model, x), "integers": to_onnx(graph)}
-    records = []
+    records: list[dict[str, Any]] = []
     for name, one in models.items():
         runs = session(one)
         time = measure_latency(lambda runs=runs: runs.run(None, {"x": x}), n_runs=n_runs)  # type: ignore[misc]

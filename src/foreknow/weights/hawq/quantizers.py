@@ -39,12 +39,14 @@ class _Rounded(torch.autograd.Function):
 
 def to_grid(x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
     """clip(round(x / S), low, high), an integer; straight through: the gradient of x is g / S, of S none."""
-    return _Rounded.apply(x, 1 / scale, low, high, False)  # type: ignore[no-any-return]
+    rounded: Tensor = _Rounded.apply(x, 1 / scale, low, high, False)  # type: ignore[no-untyped-call]
+    return rounded
 
 
 def requantize(x: Tensor, factor: Tensor, low: float, high: float) -> Tensor:
     """clip(round(x * factor), low, high), halves upwards, as a bit shift after adding one half rounds."""
-    return _Rounded.apply(x, factor, low, high, True)  # type: ignore[no-any-return]
+    rounded: Tensor = _Rounded.apply(x, factor, low, high, True)  # type: ignore[no-untyped-call]
+    return rounded
 
 
 def limits(bits: int, signed: bool = True) -> tuple[int, int]:
@@ -54,7 +56,8 @@ def limits(bits: int, signed: bool = True) -> tuple[int, int]:
 
 def weight_scale(weight: Tensor, bits: int) -> Tensor:
     """Scale of every output channel, shape (out,), float32; the floor keeps dead channels from dividing by zero."""
-    return (weight.detach().flatten(1).abs().amax(1) / (2 ** (bits - 1) - 1)).clamp_min(LEAST_SCALE).float()
+    largest: Tensor = weight.detach().flatten(1).abs().amax(1).float()
+    return torch.clamp_min(largest / limits(bits)[1], LEAST_SCALE)
 
 
 def layer_scale(weight: Tensor, bias: Tensor, scale_in: Tensor, bits: int) -> Tensor:
@@ -141,8 +144,6 @@ class Grid(nn.Module):
 
     def scale(self) -> Tensor:
         """What one step is worth."""
-        if self.signed:
-            size = torch.maximum(self.low.abs(), self.high.abs()) / (2 ** (self.bits - 1) - 1)
-        else:
-            size = self.high / (2**self.bits - 1)  # zero stays zero: the smallest value is that of a ReLU
-        return size.clamp_min(LEAST_SCALE)
+        # Unsigned, zero stays zero: the smallest value is that of a ReLU.
+        largest = torch.maximum(self.low.abs(), self.high.abs()) if self.signed else self.high
+        return (largest / self.limits[1]).clamp_min(LEAST_SCALE)

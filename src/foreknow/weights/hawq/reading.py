@@ -176,11 +176,11 @@ def _exported_rows(program: torch.export.ExportedProgram) -> int:
     return 2
 
 
-class _Reader(TorchDispatchMode):
+class _Reader(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes what a network does to its input."""
 
     def __init__(self, net: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ops: list[Op] = []
         self.layers: dict[str, Layer] = {}
         self.name_of: dict[int, str] = {}  # id of a tensor -> the operation that made it
@@ -219,7 +219,9 @@ class _Reader(TorchDispatchMode):
             return out
         for t in tensors:
             if id(t) in self._before_norm and id(t) not in self.name_of:
-                raise self._refusal(f"the output of {self._before_norm[id(t)]!r} is used before and after its BatchNorm")
+                raise self._refusal(
+                    f"the output of {self._before_norm[id(t)]!r} is used before and after its BatchNorm"
+                )
         handler = getattr(self, f"_on_{op.rstrip('_')}", None)
         if handler is None:
             raise self._refusal(f"the operation {op.strip('_')!r}")
@@ -289,8 +291,9 @@ class _Reader(TorchDispatchMode):
         if any(name in op.inputs for op in self.ops):
             raise self._refusal(f"the output of {name!r} is used before and after its BatchNorm")
         ones = torch.ones_like(mean)
-        norm = (ones if weight is None else weight, 0 * ones if bias is None else bias, mean, variance)
-        self.layers[name] = replace(layer, norm=Norm(*(t.detach().clone() for t in norm), eps=eps))
+        given = (ones if weight is None else weight, 0 * ones if bias is None else bias, mean, variance)
+        gain, shift, mean, variance = (t.detach().clone() for t in given)
+        self.layers[name] = replace(layer, norm=Norm(gain, shift, mean, variance, eps))
         self._before_norm[id(x)] = name
         del self.name_of[id(x)]
         self.name_of[id(out[0])] = name

@@ -1,4 +1,4 @@
-"""Data for the price: rows to calibrate and fine-tune with, a network that was trained on others, and a plain method."""
+"""Data for the price: rows to calibrate and fine-tune with, a network trained on others, and a plain method."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from foreknow.common.rng import numpy_stream, seed_of, seeded_init
 from foreknow.core.source import ExampleSource, Split
 from foreknow.data.fashion_mnist import FOLDER, fashion_mnist
 from foreknow.nn.cost import storage_mib
-from foreknow.train import TrainConfig, train
+from foreknow.train.config import TrainConfig
+from foreknow.train.loop import train
 from foreknow.weights.hawq.allocation import BitPlan
 from foreknow.weights.hawq.networks import SmallResNet
 
@@ -127,14 +128,14 @@ def digits() -> Images:
 
     data = load_digits()
     order = numpy_stream(0, "hawq", "digits").permutation(len(data.target))
-    x = data.images[order][:, None].astype(np.float32) / 16
+    x = (data.images[order][:, None] / 16).astype(np.float32)
     return x, data.target[order].astype(np.int64)
 
 
 def clothes() -> Images:
     """Fashion-MNIST's training images, scaled to [0, 1]."""
     data = fashion_mnist()
-    return data.x[:, None].astype(np.float32) / 255, data.y
+    return (data.x[:, None] / np.float32(255)).astype(np.float32), data.y
 
 
 def sources() -> Mapping[str, TrainedSource]:

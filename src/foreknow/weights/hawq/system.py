@@ -24,7 +24,8 @@ from foreknow.core.prior import Prior
 from foreknow.core.registry import register
 from foreknow.core.source import Sample
 from foreknow.core.system import Applied, Example, State, System, Tags
-from foreknow.train import TrainConfig, train
+from foreknow.train.config import TrainConfig
+from foreknow.train.loop import train
 from foreknow.weights.hawq.allocation import (
     BitPlan,
     LayerSensitivity,
@@ -229,7 +230,8 @@ class DyadicQuantizer(System):
         reading = read(model, X.shape[1:])
         if reading.n_outputs != len(self.classes_):
             raise InputError(
-                f"DyadicQuantizer: the model gives {reading.n_outputs} scores, but y holds {len(self.classes_)} classes.",
+                f"DyadicQuantizer: the model gives {reading.n_outputs} scores, but y holds {len(self.classes_)} "
+                "classes.",
                 hint="Bring rows of every class; the model's scores must be in the order of the sorted labels.",
             )
         network = QuantizedNetwork(reading, momentum=self.momentum, fold=self.fold_norm).to(self.device_)
@@ -239,7 +241,7 @@ class DyadicQuantizer(System):
         self.sensitivity_ = hessian_sensitivity(
             network,
             nn.functional.cross_entropy,
-            [(rows[part], labels[part]) for part in few.split(half)],
+            [(rows[part], labels[part]) for part in torch.split(few, half)],
             bits=self.bits,
             probes=self.n_probes,
             generator=self._stream("probes"),
@@ -249,7 +251,7 @@ class DyadicQuantizer(System):
         self._tell(50, 100, "calibration")
         network.set_bits(self.plan_.bits, self.activation_bits)
         few = torch.as_tensor(self._rows_of("calibration", len(X), self.n_calibration), device=self.device_)
-        network.calibrate(rows[part] for part in few.split(64))
+        network.calibrate(rows[part] for part in torch.split(few, 64))
         n_steps = self._n_steps(len(X), self.epochs)
         if n_steps:
             batches = self._batches("fine-tuning", rows, labels)
@@ -411,7 +413,7 @@ class DyadicQuantizer(System):
 
     @classmethod
     def priced_on(cls, task: str) -> Mapping[str, Any]:
-        """Digits of scikit-learn, and Fashion-MNIST where it is installed, each with a network trained on other rows."""
+        """Digits of scikit-learn, and Fashion-MNIST where it is installed, with networks trained on other rows."""
         from foreknow.weights.hawq.sources import sources
 
         return sources()
@@ -424,7 +426,7 @@ class DyadicQuantizer(System):
 
     @classmethod
     def prove(cls, *, preset: str = "small", seeds: int = 3, progress: ProgressCallback | None = None) -> Evidence:
-        """Small proof: bits by curvature against bits by error, random and uniform ones, and integers against each other."""
+        """Small proof: bits by curvature against bits by error, random and uniform ones; and exact integers."""
         from foreknow.weights.hawq.proof import prove
 
         return prove(preset=preset, seeds=seeds, progress=progress)
