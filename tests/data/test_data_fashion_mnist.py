@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from foreknow.common.errors import InputError
-from foreknow.data import fashion_mnist
+from foreknow.data.fashion_mnist import fashion_mnist
 
 
 def idx(array: np.ndarray) -> bytes:

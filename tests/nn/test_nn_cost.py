@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from foreknow.common.errors import ConfigError
+from foreknow.common.rng import seeded_init
 from foreknow.nn.cost import macs, measure_latency, n_parameters, storage_mib
 
 
 def test_macs_of_convolutions_and_layers_by_hand() -> None:
-    net = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 5))
+    with seeded_init(0):
+        net = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 5))
     found = macs(net, torch.zeros(1, 2, 4, 4))
     assert found["0"] == 6 * 1 * 9 * 16
     assert found["3"] == 96 * 5
@@ -19,7 +21,8 @@ def test_macs_of_convolutions_and_layers_by_hand() -> None:
 
 
 def test_shared_parameters_count_once() -> None:
-    layer = nn.Linear(3, 3)
+    with seeded_init(0):
+        layer = nn.Linear(3, 3)
     assert n_parameters(nn.Sequential(layer, layer)) == 12
 
 

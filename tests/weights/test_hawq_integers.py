@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from foreknow.common.errors import CapabilityError, CheckpointError, ConfigError, InputError
+from foreknow.common.rng import seeded_init
 from foreknow.weights import IntegerGraph, QuantizedNetwork, finetune
 from foreknow.weights.hawq.integers import pack, unpack
 from foreknow.weights.hawq.onnx_graph import _IntegerWriter, float_operations, float_twin, to_onnx
@@ -102,7 +103,7 @@ def test_a_dead_channel_keeps_its_bias_within_32_bits() -> None:
 
 
 def test_ranges_are_moving_averages_or_extremes() -> None:
-    average, extremes = Grid(8, positive=False, momentum=0.9), Grid(8, positive=False, momentum=-1)
+    average, extremes = Grid(8, positive=False, momentum=0.9), Grid(8, positive=False, momentum=-1.0)
     for grid in (average, extremes):
         for low, high in ((-1.0, 2.0), (-3.0, 1.0)):
             grid.observe(torch.tensor([low, high]))
@@ -160,7 +161,8 @@ def test_training_computes_what_evaluation_does(name: str) -> None:
 
 
 def test_means_of_whole_numbers_round_down_however_near_they_are() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.AvgPool2d(7), nn.Flatten(), nn.Linear(1, 2))
+    with seeded_init(0):
+        net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.AvgPool2d(7), nn.Flatten(), nn.Linear(1, 2))
     with torch.no_grad():
         net[0].weight.fill_(1.0)
     network = QuantizedNetwork(read(net, (1, 7, 7)))
@@ -177,12 +179,13 @@ def test_means_of_whole_numbers_round_down_however_near_they_are() -> None:
 
 
 def test_relu6_is_a_limit_of_the_requantisation() -> None:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU6(), nn.Linear(4, 4), nn.ReLU6(), nn.Linear(4, 2))
+    with seeded_init(0):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU6(), nn.Linear(4, 4), nn.ReLU6(), nn.Linear(4, 2))
     with torch.no_grad():
         for layer in (net[1], net[3]):
             layer.weight.copy_(torch.eye(4))
             layer.bias.zero_()
-    network = QuantizedNetwork(read(net, (1, 2, 2)), momentum=-1)
+    network = QuantizedNetwork(read(net, (1, 2, 2)), momentum=-1.0)
     network.calibrate([torch.full((2, 1, 2, 2), 40.0)])
     found = network.eval().simulate(torch.full((1, 1, 2, 2), 40.0))
     values = [float(q.max()) * float(network.grid(step).scale()) for step, q in found.items() if step.endswith(":bits")]
@@ -235,11 +238,12 @@ def test_uncalibrated_networks_and_unsuitable_bits_are_refused() -> None:
 
 
 def test_sums_that_might_overflow_are_refused_by_name() -> None:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(70_000, 2))
+    with seeded_init(0):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(70_000, 2))
     with torch.no_grad():
         net[1].weight.fill_(1.0)
     network = QuantizedNetwork(read(net, (1, 1, 70_000)))
-    network.calibrate([torch.rand(2, 1, 1, 70_000)])
+    network.calibrate([torch.ones(2, 1, 1, 70_000)])
     with pytest.raises(InputError, match=r"the layer '1'.*31 bits"):
         network.eval().to_integer()
 

@@ -18,7 +18,6 @@ _PUBLIC = {
     "Dataset": "foreknow.data.sets",
     "Signals": "foreknow.data.mnist1d",
     "Images": "foreknow.data.fashion_mnist",
-    "fashion_mnist": "foreknow.data.fashion_mnist",
     "penguins": "foreknow.data.sets",
 }
 

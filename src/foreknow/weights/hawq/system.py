@@ -234,7 +234,7 @@ class DyadicQuantizer(System):
                 "classes.",
                 hint="Bring rows of every class; the model's scores must be in the order of the sorted labels.",
             )
-        network = QuantizedNetwork(reading, momentum=self.momentum, fold=self.fold_norm).to(self.device_)
+        network = QuantizedNetwork(reading, momentum=float(self.momentum), fold=self.fold_norm).to(self.device_)
         self._tell(35, 100, "curvature")
         few = torch.as_tensor(self._rows_of("curvature", len(X), self.n_calibration), device=self.device_)
         half = -(-len(few) // 2)
@@ -374,14 +374,14 @@ class DyadicQuantizer(System):
             raise InputError(f"{owner}: one folder of images or one file .npz is needed, got {len(inputs)}.")
         X, _, names = files.read_rows(owner, Path(inputs[0]), labelled=False)
         probabilities = self.predict_proba(X)
-        chosen = probabilities.argmax(1)
-        classes = [self.classes_[i].item() for i in chosen]
+        labels = self.classes_.tolist()
+        classes = [labels[i] for i in probabilities.argmax(1)]
         columns = {"row": names, "class": classes, "probability": [float(p) for p in probabilities.max(1)]}
         written = [out / "predictions.csv"]
         write_csv(written[0], columns)
         record: dict[str, Any] = {"n_rows": len(X), "size_bytes": self.integer_.size_bytes, "bits": self.plan_.bits}
         if not wants_onnx:
-            counts = [(str(one), classes.count(one)) for one in self.classes_.tolist()]
+            counts = [(str(one), classes.count(one)) for one in labels]
             return Applied(record, (("class", "rows"), counts), self.pictures(), tuple(written))
         written.append(self.export_onnx(out / "model.onnx"))
         record["deployment"] = self.deployment(X[:1])
