@@ -192,13 +192,15 @@ def _fast(step: IntegerStep, given: list[Tensor], own: Mapping[str, Tensor]) -> 
     if step.kind == "quantize":
         return (x.float() * own["factor"]).round().clamp(settings["low"], settings["high"]).long()
     if step.kind in ("conv", "linear"):
-        kind = torch.float32 if settings["bound"] < 2**24 else torch.float64
+        # In single precision GPUs may take algorithms that are not exact; there only double is.
+        single = settings["bound"] < 2**24 and x.device.type == "cpu"
+        kind = torch.float32 if single else torch.float64
         weight = own["weight"].to(kind)
         if step.kind == "linear":
             acc = nn.functional.linear(x.to(kind), weight)
         else:
             acc = nn.functional.conv2d(x.to(kind), weight, **_window(settings), groups=settings["groups"])
-        return acc.long().add_(_channels(own["bias"].long(), acc.ndim))
+        return acc.round_().long().add_(_channels(own["bias"].long(), acc.ndim))
     if step.kind == "relu":
         return x.clamp_min(0)
     if step.kind == "requantize":
