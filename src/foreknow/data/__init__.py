@@ -17,6 +17,7 @@ _PUBLIC = {
     "Standardizer": "foreknow.data.standardizer",
     "Dataset": "foreknow.data.sets",
     "Signals": "foreknow.data.mnist1d",
+    "Images": "foreknow.data.fashion_mnist",
     "penguins": "foreknow.data.sets",
 }
 

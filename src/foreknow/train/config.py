@@ -9,7 +9,7 @@ from foreknow.common.errors import ConfigError
 from foreknow.common.validate import check_int, check_option, check_real
 from foreknow.core.records import record
 
-OPTIMIZERS = ("adam", "adamw", "muon")
+OPTIMIZERS = ("adam", "adamw", "muon", "sgd")
 SCHEDULES = ("constant", "cosine", "linear", "onecycle")
 PRECISIONS = ("32", "auto", "bf16")
 
@@ -24,8 +24,8 @@ class TrainConfig:
         minutes: wall-clock budget in minutes (summed over resumed parts), or None. With both, the nearer ends the run.
         lr: peak learning rate.
         optimizer: `"adamw"`; `"adam"` (weight decay is then added to the gradient); `"muon"` for hidden matrices
-            with AdamW for the rest (see `foreknow.train.optim`).
-        betas: AdamW's and Adam's moment decays.
+            with AdamW for the rest (see `foreknow.train.optim`); `"sgd"` with momentum (weight decay as in Adam).
+        betas: AdamW's and Adam's moment decays; the first is the momentum of SGD.
         weight_decay: on weights of two or more axes only, never on biases and norms.
         muon_exclude: a parameter whose name contains one of these words stays with AdamW under `"muon"`.
         warmup_fraction: part of the budget during which the rate rises, linearly; under `"onecycle"` by half a cosine.

@@ -1,4 +1,4 @@
-"""Optimizers: Adam and AdamW with sensible decay groups, Muon for hidden matrices, a moving average of weights."""
+"""Optimizers: SGD, Adam and AdamW with sensible decay groups, Muon for hidden matrices, a moving average of weights."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ def build_optimizers(module: nn.Module, config: TrainConfig) -> list[torch.optim
         {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if groups:
+    if groups and config.optimizer == "sgd":
+        optimizers.append(torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0]))
+    elif groups:
         fused = all(p.device.type in ("cpu", "cuda") for _, p in named)
         kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
         optimizers.append(kind(groups, lr=config.lr, betas=config.betas, fused=fused))

@@ -1,0 +1,1 @@
+"""Bits per layer from curvature, and networks of integers (HAWQ-V3)."""
