@@ -1,10 +1,7 @@
 """Errors, devices, extras, lazy names, progress and timing."""
 
 import importlib.metadata
-import re
 import time
-import tomllib
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,8 +11,6 @@ from foreknow.common import deps, errors, progress
 from foreknow.common.device import has_fast_bf16, resolve_device
 from foreknow.common.lazy import lazy_names
 from foreknow.common.timing import Stopwatch, peak_memory_mb
-
-PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 
 def test_errors_are_ours_and_pythons():
@@ -51,16 +46,6 @@ def test_unknown_devices_are_refused(bad):
 def test_absent_devices_are_refused():
     with pytest.raises(errors.ConfigError, match=r"'cuda:99' was asked for, but \d+ CUDA device"):
         resolve_device("cuda:99")
-
-
-def test_extras_are_those_of_the_package():
-    """The table in `deps` and the extras in pyproject.toml name the same packages."""
-    if not PYPROJECT.is_file():
-        pytest.skip("not a checkout")
-    stated = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
-    for extra, modules in deps.EXTRAS.items():
-        packages = {re.split(r"[ ;<>=!~\[]", item)[0].lower().replace("-", "_") for item in stated[extra]}
-        assert packages == set(modules), extra
 
 
 def test_require():
