@@ -119,6 +119,8 @@ def test_unknown_solvers_and_options_are_refused(model) -> None:
     y = torch.tensor(discs(1))
     with pytest.raises(ConfigError, match="solver must be one of"):
         model.reconstruct(y, Denoising(), solver="newton")
+    with pytest.raises(InputError, match="y contains NaN"):
+        model.reconstruct(y * float("nan"), Denoising())
     with pytest.raises(ConfigError, match="unknown option 'rho'"):
         model.reconstruct(y, Denoising(), solver="pgd", rho=0.1)
 

@@ -45,7 +45,7 @@ CARD = Card(
         "The augmentation by crops, affine maps and jitter of the CT experiment is not offered; patches are.",
         "The proof uses 5000 digits of MNIST, which a package ships, in place of CelebA and Mayo CT. Its network has "
         "32 hidden channels, 3000 + 3000 steps and batches of 8 images, and the Laplacian an eighth of the published "
-        "steps at half of the batch.",
+        "steps at a quarter of the batch.",
     ),
     limits=(
         "R belongs to one noise level, and is scaled by sigma^2: log densities of networks trained at different sigma "

@@ -73,8 +73,8 @@ class TotalVariationModel:
         return self
 
     def reconstruct(self, y: Tensor, physics: Physics) -> NDArray[np.float32]:
-        """Images from measurements."""
-        return self._restored(y, physics, self.weight_).numpy()
+        """Images from measurements; a few at a time, which stay in the processor's cache."""
+        return torch.cat([self._restored(part, physics, self.weight_) for part in torch.split(y, 50)]).numpy()
 
     def _restored(self, y: Tensor, physics: Physics, weight: float) -> Tensor:
         return admm(y, physics, TotalVariation(weight, n_iterations=20), n_iterations=30)[0]
