@@ -93,7 +93,8 @@ class PooledSearch(_Search):
     def _encode(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Unit vectors of texts, (n, hidden)."""
         means = np.concatenate(self.encoder.states([self._tokens(text) for text in texts])).astype(np.float64)
-        return means / np.linalg.norm(means, axis=1, keepdims=True)
+        units: NDArray[np.float64] = means / np.linalg.norm(means, axis=1, keepdims=True)
+        return units
 
     def _tokens(self, text: str) -> Tokens:
         """[CLS] text [SEP], without the markers of late interaction."""
