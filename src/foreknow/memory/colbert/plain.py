@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from foreknow.common.files import hash_bytes
-from foreknow.common.rng import numpy_stream
+from foreknow.common.rng import numpy_stream, seeded_init
 from foreknow.core.source import Sample, Split
 from foreknow.data.text_sets import documentation
 from foreknow.memory.colbert.index import Ranking
 from foreknow.memory.colbert.inputs import read_documents
+from foreknow.memory.colbert.interaction import InteractionPrior
 from foreknow.memory.colbert.lexical import BM25, terms
-from foreknow.memory.colbert.network import build_body
+from foreknow.memory.colbert.network import TextEncoder, Tokens, build_body
 
 
 class _Search:
@@ -81,29 +82,26 @@ class PooledSearch(_Search):
     doc_len = 256
 
     def _index(self, texts: Sequence[str]) -> None:
-        self.body = build_body("minilm", pretrained=True, seed=0, device=torch.device("cpu"))
+        body = build_body("minilm", pretrained=True, seed=0, device=torch.device("cpu"))
+        with seeded_init(0):
+            self.encoder = TextEncoder(body, 1, InteractionPrior(interaction=False), 32, self.doc_len, False)
         self.vectors = self._encode(texts)
 
     def _scores(self, queries: Sequence[str]) -> NDArray[np.float64]:
-        return (self._encode(queries) @ self.vectors.T).astype(np.float64) + 1  # none is refused for its sign
+        return self._encode(queries) @ self.vectors.T + 1  # none is refused for its sign
 
-    def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        special = self.body.special
-        ids = [[special["[CLS]"], *self.body.split(text)[0][: self.doc_len - 2], special["[SEP]"]] for text in texts]
-        out = np.zeros((len(texts), self.body.hidden), dtype=np.float32)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        for start in range(0, len(order), 32):
-            part = order[start : start + 32]
-            lengths = torch.tensor([len(ids[i]) for i in part])
-            padded = torch.zeros(len(part), int(lengths.max()), dtype=torch.long)
-            for row, i in zip(padded, part, strict=True):
-                row[: len(ids[i])] = torch.tensor(ids[i])
-            mask = torch.arange(padded.shape[1]) < lengths[:, None]
-            with torch.no_grad():
-                states = self.body(padded, mask)
-            mean = (states * mask[:, :, None]).sum(1) / lengths[:, None]
-            out[part] = torch.nn.functional.normalize(mean, dim=1).numpy()
-        return out
+    def _encode(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Unit vectors of texts, (n, hidden)."""
+        means = np.concatenate(self.encoder.states([self._tokens(text) for text in texts])).astype(np.float64)
+        units: NDArray[np.float64] = means / np.linalg.norm(means, axis=1, keepdims=True)
+        return units
+
+    def _tokens(self, text: str) -> Tokens:
+        """[CLS] text [SEP], without the markers of late interaction."""
+        ids, words = self.encoder.body.split(text)
+        room, special = self.doc_len - 2, self.encoder.body.special
+        ids = [special["[CLS]"], *ids[:room], special["[SEP]"]]
+        return Tokens(tuple(ids), ("[CLS]", *words[:room], "[SEP]"), tuple(range(len(ids))), len(ids), 0)
 
 
 class DocumentationSource:
@@ -120,7 +118,7 @@ class DocumentationSource:
     name, task, unit = "documentation", "none", "judged queries"
 
     def __init__(
-        self, n_documents: int, n_test: int = 150, packages: tuple[str, ...] = ("numpy", "scipy", "sklearn")
+        self, n_documents: int, n_test: int = 120, packages: tuple[str, ...] = ("numpy", "scipy", "sklearn")
     ) -> None:
         self.collection = documentation(packages, n_documents)
         names = list(self.collection.queries)

@@ -14,7 +14,6 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
@@ -214,7 +213,9 @@ class Trial:
         tfidf._index(self.texts)
         done("TF-IDF", tfidf._scores(self.queries))
         if self.sizes.encoder == "minilm":
-            done("single vector", _pooled(tuple(self.texts))._scores(self.queries))
+            pooled = PooledSearch()
+            pooled._index(self.texts)
+            done("single vector", pooled._scores(self.queries))
         else:
             done("single vector", self._zero_shot(off, None))
         done("MaxSim, all dimensions", self._zero_shot(on, None))
@@ -346,14 +347,6 @@ class Trial:
                 "ms_per_query_exhaustive": exact_ms,
                 "ms_per_query_bm25": bm25_ms,
             }
-
-
-@lru_cache(maxsize=2)
-def _pooled(texts: tuple[str, ...]) -> PooledSearch:
-    """Texts as the encoder's own pooled vectors; L has the same texts for every seed."""
-    pooled = PooledSearch()
-    pooled._index(texts)
-    return pooled
 
 
 def _shared(found: Sequence[tuple[str, ...]], expected: Sequence[tuple[str, ...]]) -> float:

@@ -488,7 +488,7 @@ class LateInteraction(System):
         """Documentation of numpy, scipy and scikit-learn; a size is a number of judged queries."""
         from foreknow.memory.colbert.plain import DocumentationSource
 
-        return {"documentation": DocumentationSource(600)}
+        return {"documentation": DocumentationSource(400)}
 
     def plain_baselines(self) -> Mapping[str, Callable[[int], Any]]:
         """BM25, TF-IDF, and one pooled vector of the built-in encoder as it was trained to be used."""
