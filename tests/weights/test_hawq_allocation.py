@@ -155,11 +155,13 @@ def test_no_rows_and_no_bits_are_refused() -> None:
     loss = nn.functional.cross_entropy
     with pytest.raises(InputError, match="there is no batch"):
         hessian_sensitivity(build("features"), loss, [])
+    with pytest.raises(InputError, match="there is no batch"):
+        hessian_sensitivity(build("features"), loss, [(rows("features", 0), torch.zeros(0).long())])
     for bits in ((), (1, 8), (4, 16), "48", 4):
         with pytest.raises(ConfigError, match="bits"):
             hessian_sensitivity(build("features"), loss, [(rows("features", 4), torch.zeros(4).long())], bits=bits)
     with pytest.raises(InputError, match="at least one row"):
-        quantize(build("features"), {}, [])
+        quantize(build("features"), {}, [rows("features", 0)])
 
 
 def test_from_a_network_to_integers_in_four_calls(tmp_path) -> None:

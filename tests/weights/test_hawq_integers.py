@@ -225,7 +225,7 @@ def test_uncalibrated_networks_and_unsuitable_bits_are_refused() -> None:
     with pytest.raises(InputError, match="calibrate"):
         network(rows("resnet", 1))
     with pytest.raises(InputError, match="at least one row"):
-        network.calibrate([])
+        network.calibrate([rows("resnet", 0)])
     bits = network.bits
     for change, said in (
         ({"stem": 4}, "stays at 8 bits"),

@@ -104,7 +104,7 @@ def hessian_sensitivity(
     Raises:
         InputError: the model cannot be read, or there is no batch.
     """
-    given = list(batches)
+    given = [(x, y) for x, y in batches if len(x)]
     if not given:
         raise InputError("hessian_sensitivity: there is no batch; at least one pair of rows and targets is needed.")
     bits = check_bits("hessian_sensitivity", bits)
@@ -368,7 +368,7 @@ def quantize(
         InputError: no rows, or the model cannot be read.
         ConfigError: the bits do not suit the network.
     """
-    batches = list(calib)
+    batches = [x for x in calib if len(x)]
     if not batches:
         raise InputError("quantize: calibration needs at least one row.", hint="A few hundred rows are enough.")
     x = batches[0]
@@ -395,12 +395,12 @@ def finetune(
         batches: k -> rows and targets of batch k.
         n_steps: batches to take.
         loss_fn: (scores, targets) -> mean loss.
-        lr: of stochastic gradient descent with momentum 0.9, constant.
+        lr: of stochastic gradient descent with momentum 0.9, falling to 0 by half a cosine.
         weight_decay: on weights.
         progress: told how far it is.
     """
     config = TrainConfig(
-        n_steps=n_steps, lr=lr, optimizer="sgd", weight_decay=weight_decay, schedule="constant", warmup_fraction=0.0,
+        n_steps=n_steps, lr=lr, optimizer="sgd", weight_decay=weight_decay, schedule="cosine", warmup_fraction=0.0,
         clip_norm=None, precision="32",
     )  # fmt: skip
     device = next(network.parameters()).device

@@ -184,11 +184,13 @@ class QuantizedNetwork(nn.Module):
         """Learn the range of every activation from the network as it was trained.
 
         Raises:
-            InputError: there is no batch.
+            InputError: there is no row.
         """
         n = 0
-        for n, x in enumerate(batches, 1):  # noqa: B007
-            self.real(x, observe=True)
+        for x in batches:
+            if len(x):
+                self.real(x, observe=True)
+            n += len(x)
         if not n:
             raise InputError("calibration needs at least one row.", hint="A few hundred rows of real data are enough.")
 

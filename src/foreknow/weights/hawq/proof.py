@@ -118,8 +118,8 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
         for seed in range(seeds):
             arms += one_seed(sizes, seed, partial(_tell, reporter, seed))
     notes = (
-        f"The learning rate of quantised training, {sizes.lr:g}, was chosen on other images and another network than "
-        "these.",
+        f"The learning rate of quantised training, {sizes.lr:g}, and its fall were chosen on other images and another "
+        "network than these.",
         "Uniform bits are those nearest to the budget and may exceed it: size_mb says by how much.",
         "Milliseconds are those of onnxruntime in one thread on one image; the other columns say what was run.",
     )
