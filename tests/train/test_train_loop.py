@@ -292,7 +292,7 @@ def test_bf16_is_taken_only_where_it_is_quick(monkeypatch: pytest.MonkeyPatch) -
         {"n_steps": 2.5},
         {"minutes": 0.0},
         {"lr": -1.0},
-        {"optimizer": "sgd"},
+        {"optimizer": "lion"},
         {"schedule": "step"},
         {"precision": "16"},
         {"betas": (0.9,)},
