@@ -14,6 +14,7 @@ from foreknow.pricing.records import Cell, Outcome, Trial
 SRC = Path(__file__).resolve().parents[2] / "src"
 SCRIPT = """
 import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts the tests may ignore Ctrl-C
 from pathlib import Path
 from foreknow.pricing.engine import run_cells
 from foreknow.pricing.records import Cell, Outcome
