@@ -92,6 +92,9 @@ class DnCNN(nn.Module):
         return cls(channels, max(1, round(hidden)), depth)
 
 
+_PATCHES_AT_ONCE = 256
+
+
 class PatchAverage(nn.Module):
     """A denoiser of fixed-size patches on larger images: overlapping patches are averaged.
 
@@ -118,10 +121,13 @@ class PatchAverage(nn.Module):
         if height < h or width < w:
             raise InputError(f"images of at least {h} x {w} pixels are needed, got {height} x {width}.")
         total, count = torch.zeros_like(x), x.new_zeros(height, width)
-        for top in _places(height, h, self.stride[0]):
-            for left in _places(width, w, self.stride[1]):
-                part = (..., slice(top, top + h), slice(left, left + w))
-                total[part] += self.denoiser(x[part])
+        places = [(t, l) for t in _places(height, h, self.stride[0]) for l in _places(width, w, self.stride[1])]
+        at_once = max(1, _PATCHES_AT_ONCE // len(x))
+        for first in range(0, len(places), at_once):
+            parts = [(..., slice(t, t + h), slice(l, l + w)) for t, l in places[first : first + at_once]]
+            found = self.denoiser(torch.cat([x[part] for part in parts])).split(len(x))
+            for part, patch in zip(parts, found, strict=True):
+                total[part] += patch
                 count[part[1:]] += 1
         return total / count
 
