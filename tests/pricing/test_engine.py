@@ -195,7 +195,7 @@ def test_a_worker_that_is_killed_costs_no_cell_and_doubles_none(tmp_path: Path) 
         return quick(cell)
 
     def kill_some(progress: Progress) -> None:
-        if progress.done in (2, 7, 12):
+        if progress.done in (2, 7, 12) and len(killed) < 2:  # so no cell can die as often as a cell may
             busy = [int(path.name) for path in (tmp_path / "pids").iterdir()]
             for pid in [pid for pid in busy if pid not in killed][:1]:
                 os.kill(pid, signal.SIGKILL)
