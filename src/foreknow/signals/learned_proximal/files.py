@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from foreknow.common.errors import ConfigError, InputError
-from foreknow.common.progress import ProgressCallback, Reporter
+from foreknow.common.progress import Progress, ProgressCallback, Reporter
 from foreknow.common.rng import torch_stream
 from foreknow.common.validate import check_int, check_known, check_option, check_real
 from foreknow.core.pictures import ImageGrid
@@ -62,7 +63,8 @@ class Work:
         seen: share of the pixels that are seen.
         ratio: measurements per pixel of compressed sensing.
         mask: image whose white pixels are seen, for inpainting.
-        solver, iterations, rho, scale: of the reconstruction.
+        solver, iterations, rho, scale: of the reconstruction; `iterations` at the most.
+        tolerance: change of a pixel in an iteration, root mean square, below which it stops.
         seed: of what is drawn.
     """
 
@@ -77,6 +79,7 @@ class Work:
     iterations: int = 100
     rho: float = 0.1
     scale: float = 0.5
+    tolerance: float = 1e-4
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -84,7 +87,7 @@ class Work:
         check_option(owner, "task", self.task, ("cs", "deblur", "denoise", "inpaint"))
         check_option(owner, "solver", self.solver, tuple(SOLVERS))
         check_real(owner, "noise", self.noise, low=0.0)
-        for name in ("blur", "rho", "scale"):
+        for name in ("blur", "rho", "scale", "tolerance"):
             check_real(owner, name, getattr(self, name), low=0.0, open_low=True)
         for name in ("seen", "ratio"):
             check_real(owner, name, getattr(self, name), low=0.0, high=1.0, open_low=True)
@@ -149,12 +152,16 @@ def apply(
     if len(set(names)) < len(names):
         raise InputError("two of the images have the same name, so one result would replace the other.")
     reporter = Reporter(progress, len(files))
+
+    def advance(number: int, name: str, step: Progress) -> None:
+        reporter.advance(number + step.done / step.total, name)
+
     rows: list[list[Any]] = []
     shown: list[list[NDArray[Any]]] = []
     written: list[Path] = []
     for number, (name, file) in enumerate(zip(names, files, strict=True)):
         image = read_image(file, channels=shape[0])
-        given, found, numbers = _restored(system, work, image, number)
+        given, found, numbers = _restored(system, work, image, number, partial(advance, number, name))
         written.append(write_image(out / f"{name}_restored.png", found))
         rows.append([name, *numbers.values()])
         if len(shown) < _SHOWN:
@@ -168,7 +175,7 @@ def apply(
 
 
 def _restored(
-    system: LearnedProximal, work: Work, image: NDArray[Any], number: int
+    system: LearnedProximal, work: Work, image: NDArray[Any], number: int, progress: ProgressCallback
 ) -> tuple[NDArray[Any], NDArray[Any], dict[str, Any]]:
     """The measured image as it looks, the restored one, and what there is to say of it."""
     physics = work.physics(image.shape)
@@ -181,8 +188,9 @@ def _restored(
     else:
         more: dict[str, Any] = {} if work.solver == "pgd" else {"rho": work.rho, "scale": work.scale}
         found, info = system.reconstruct(
-            y, physics, solver=work.solver, n_iterations=work.iterations, return_info=True, **more
-        )
+            y, physics, solver=work.solver, n_iterations=work.iterations, return_info=True, progress=progress,
+            tolerance=work.tolerance * float(np.sqrt(image.size)), **more,
+        )  # fmt: skip
         numbers = {"iterations": len(info.changes), "last_change": info.changes[-1], "converged": info.converged}
     given = physics.A_adjoint(y).numpy() if work.task == "cs" else y.numpy()
     if work.degrade:

@@ -162,7 +162,8 @@ class LearnedProximal(System):
                 `start`; see `foreknow.nn.inverse.admm`.
 
         Returns:
-            The images as an array, and with `return_info` a `Certificate`.
+            The images as an array, and with `return_info` a `Certificate`, whose Lipschitz estimate is None where the
+            network was averaged over patches: nothing is guaranteed there.
         """
         self._check_fitted()
         solve: Any = SOLVERS[check_option(_OWNER, "solver", solver, tuple(SOLVERS))]
@@ -184,7 +185,7 @@ class LearnedProximal(System):
         images = found.cpu().numpy()
         if not return_info:
             return images
-        slope = largest_slope(denoiser, found[:16])
+        slope = None if isinstance(denoiser, PatchAverage) else largest_slope(denoiser, found[:16])
         return images, Certificate(**{**vars(certificate), "lipschitz": slope})
 
     def log_prior(self, images: ArrayLike, *, return_info: bool = False) -> Any:
