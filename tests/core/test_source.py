@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
 from foreknow.common.errors import InputError
+from foreknow.common.rng import seeded_init
 from foreknow.core.source import ExampleSource
 
 
@@ -57,3 +59,18 @@ def test_what_cannot_be_split_is_refused(named):
 def test_more_rows_than_there_are_is_refused():
     with pytest.raises(InputError, match="13 rows to learn from were asked for, 12 are not test rows"):
         ExampleSource("a", images()).split(13, seed=0)
+
+
+def test_what_else_fit_takes_is_part_of_the_content() -> None:
+    def hash_of(**named: object) -> str:
+        return ExampleSource("rows", np.arange(10.0), named=named).content_hash
+
+    def linear(seed: int) -> torch.nn.Module:
+        with seeded_init(seed):
+            return torch.nn.Linear(2, 1)
+
+    network, same, other = linear(0), linear(0), linear(1)
+    assert hash_of(model=network) == hash_of(model=same) != hash_of(model=other)
+    assert hash_of() == ExampleSource("rows", np.arange(10.0)).content_hash != hash_of(model=network)
+    assert len({hash_of(a=1), hash_of(a=2), hash_of(b=1), hash_of(a=(1, 2)), hash_of(a={"c": np.ones(2)})}) == 5
+    assert hash_of(a=object()) == hash_of(a=object())

@@ -13,7 +13,8 @@ def test_the_quick_proof_measures_every_arm_and_claim() -> None:
     found = LateInteraction.prove(preset="quick", seeds=1, progress=told.append)
     arms = [record["arm"] for record in found.arms if record["proof"] == "D"]
     assert arms == list(ARMS)
-    assert [record["arm"] for record in found.arms if record["proof"] == "I"] == ["1 bits", "2 bits", "4 bits"]
+    index_arms = [f"{bits} bits{how}" for bits in (1, 2, 4) for how in ("", ", wider")]
+    assert [record["arm"] for record in found.arms if record["proof"] == "I"] == index_arms
     assert told[-1].done == told[-1].total
     assert len(found.claims) == 9
     for record in found.arms:

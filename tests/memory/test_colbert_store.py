@@ -99,14 +99,21 @@ def _build_and_die(folder: str, after: int) -> None:
     system.save(folder)
 
 
+def killed_build(folder: Path, after: int) -> int | None:
+    """The exit code of a build in another process; a fork would hang, for it would inherit torch's threads."""
+    process = multiprocessing.get_context("spawn").Process(target=_build_and_die, args=(str(folder), after))
+    process.start()
+    process.join(120)
+    code = process.exitcode
+    process.kill()  # nothing, where it has ended
+    return code
+
+
 @pytest.mark.parametrize("after", [0, 3, 13])
 def test_a_build_that_is_killed_leaves_the_old_index(tmp_path: Path, after: int) -> None:
     system = fitted()
     system.save(tmp_path / "index")
-    process = multiprocessing.get_context("fork").Process(target=_build_and_die, args=(str(tmp_path / "index"), after))
-    process.start()
-    process.join(40)
-    assert process.exitcode == -signal.SIGKILL
+    assert killed_build(tmp_path / "index", after) == -signal.SIGKILL
     found = LateInteraction.load(tmp_path / "index")  # the killed one has written its settings already
     assert found.dim == 16
     assert answers(found) == answers(system)
@@ -120,9 +127,7 @@ def test_a_build_that_is_killed_leaves_the_old_index(tmp_path: Path, after: int)
 
 def test_a_first_build_that_is_killed_leaves_no_index(tmp_path: Path) -> None:
     (tmp_path / "index").mkdir()
-    process = multiprocessing.get_context("fork").Process(target=_build_and_die, args=(str(tmp_path / "index"), 4))
-    process.start()
-    process.join(40)
+    assert killed_build(tmp_path / "index", 4) == -signal.SIGKILL
     with pytest.raises(CheckpointError, match="no finished index"):
         LateInteraction.load(tmp_path / "index")
 

@@ -1,4 +1,6 @@
+import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from foreknow.core.pictures import Bars, ImageGrid
 from foreknow.core.source import Sample
 from foreknow.data.text import Document
 from foreknow.memory import InteractionPrior, LateInteraction
-from foreknow.memory.colbert.plain import BM25Search, DocumentationSource, PooledSearch, TfidfSearch
+from foreknow.memory.colbert.plain import BM25Search, PooledSearch, TfidfSearch, documentation_queries
 
 TEXTS = ["a tax on sugar", "the last train to the coast", "bread and salt", "clocks of the tower, old clocks", ""]
 
@@ -156,14 +158,32 @@ def test_losses_are_those_of_the_ranked_lists() -> None:
 
 
 def test_the_source_of_the_price_is_nested_and_splits_modules() -> None:
-    source = DocumentationSource(120, 30, ("sklearn",))
+    source = documentation_queries(120, 30, ("sklearn",))
     small, large = source.split(10, 1), source.split(source.n_max, 1)
     assert set(small.train.named["queries"]) < set(large.train.named["queries"])
     assert small.test.named == large.test.named
     modules = [{name.partition(":")[0] for name in part.named["queries"]} for part in (large.train, large.test)]
     assert not modules[0] & modules[1]
     assert len(small.train.named["queries"]) == 10
-    assert source.content_hash == DocumentationSource(120, 30, ("sklearn",)).content_hash
+    assert source.content_hash == documentation_queries(120, 30, ("sklearn",)).content_hash
+
+
+def test_a_folder_with_a_collection_is_priced_by_its_judged_queries(tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    records = [{"_id": f"d{k}", "text": f"word{k} of a document"} for k in range(20)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    queries = [{"_id": f"q{k}", "text": f"word{k}"} for k in range(18)]
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)), encoding="utf-8")
+    lines = ["query-id\tcorpus-id\tscore", *(f"q{k}\td{k}\t1" for k in range(17))]
+    (tmp_path / "qrels" / "test.tsv").write_text("\n".join(lines), encoding="utf-8")
+    source = LateInteraction.priced_from(tmp_path)
+    assert (source.n_min, source.n_max, source.unit) == (8, 11, "judged queries")
+    split = source.split(8, 0)
+    assert len(split.train.X) == 20
+    assert not set(split.train.named["queries"]) & set(split.test.named["queries"])
+    (tmp_path / "qrels" / "test.tsv").write_text("\n".join(lines[:10]), encoding="utf-8")
+    with pytest.raises(InputError, match="9 judged queries; 16 are needed"):
+        LateInteraction.priced_from(tmp_path)
 
 
 def test_the_built_in_encoder_finds_what_is_meant() -> None:

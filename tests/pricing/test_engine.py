@@ -258,7 +258,7 @@ RUN = """
 folder, n_workers = sys.argv[1], int(sys.argv[2])
 from store_cells import make_blocks, quick
 def work(cell):
-    time.sleep(0.004)
+    time.sleep(0.01)
     note(folder, cell.key)
     return quick(cell)
 with Store.open(folder + "/s") as store:

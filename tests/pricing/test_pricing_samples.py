@@ -12,7 +12,14 @@ from foreknow.core.card import Card
 from foreknow.core.prior import Prior
 from foreknow.core.source import ExampleSource, Sample
 from foreknow.core.system import System, Tags
+from foreknow.pricing.arms import tables_of
+from foreknow.pricing.study import design
 from foreknow.tasks import GPPrior
+
+
+def names_its_data(entry) -> bool:
+    return entry.system is not None and not tables_of(entry.system) and bool(entry.system.priced_on("none"))
+
 
 BASE = foreknow.catalogue()["pfn"].card
 
@@ -105,3 +112,11 @@ def test_without_data_or_measure_a_named_error_says_so():
         foreknow.price(Unsourced)
     with pytest.raises(InputError, match="broken on purpose"):
         foreknow.price(Silent, sizes=[2], seeds=2)
+
+
+@pytest.mark.parametrize("slug", [slug for slug, entry in foreknow.catalogue().items() if names_its_data(entry)])
+def test_what_a_system_names_can_be_priced(slug):
+    study = design(slug, seeds=2)
+    assert {"on", "off", "wrong", "plain"} <= {arm.role for arm in study.arms}
+    with pytest.raises(InputError, match="sizes must lie between"):
+        design(slug, sizes=[10**6], seeds=2)

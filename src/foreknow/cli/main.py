@@ -12,6 +12,7 @@ from foreknow.cli.apply import apply
 from foreknow.cli.cite import cite
 from foreknow.cli.common import guarded
 from foreknow.cli.doctor import doctor
+from foreknow.cli.extrapolate import extrapolate
 from foreknow.cli.fit import fit
 from foreknow.cli.list import list_
 from foreknow.cli.predict import predict
@@ -48,6 +49,7 @@ def _root(
 
 _VERBS: dict[str, Callable[..., None]] = {
     "predict": predict,
+    "extrapolate": extrapolate,
     "fit": fit,
     "apply": apply,
     "list": list_,

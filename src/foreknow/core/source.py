@@ -6,7 +6,7 @@ that a larger size contains the smaller ones. Groups (font, patient, run) are ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,7 @@ class ExampleSource:
         if self.n_max < self.n_min:
             raise InputError(f"ExampleSource: {n} rows leave {self.n_max} to learn from; {self.n_min} are needed.")
         parts = [_as_bytes(part) for part in (X, y, self._groups) if part is not None]
+        parts += [part for key in sorted(self._named) for part in (key.encode(), *_parts(self._named[key]))]
         self.content_hash = hash_bytes(name.encode(), str((self._n_test, self.n_min)).encode(), *parts)
 
     def split(self, size: int, seed: int, following: int = 0) -> Split:
@@ -115,6 +116,28 @@ class ExampleSource:
 
 def _rows(values: Any, index: NDArray[np.int64]) -> Any:
     return values[index] if isinstance(values, np.ndarray) else [values[int(i)] for i in index]
+
+
+def _parts(value: Any) -> Iterator[bytes]:
+    """What tells further inputs apart: settings and numbers by value, networks by their weights."""
+    if hasattr(value, "state_dict"):
+        yield type(value).__qualname__.encode()
+        value = value.state_dict()
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield repr(key).encode()
+            yield from _parts(part)
+    elif isinstance(value, np.ndarray):
+        yield _as_bytes(value)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _parts(part)
+    elif value is None or isinstance(value, str | bytes | bool | int | float | complex | np.generic):
+        yield repr(value).encode()
+    else:
+        yield type(value).__qualname__.encode()  # its repr may hold an address, which differs from run to run
 
 
 def _as_bytes(values: Sequence[Any] | NDArray[Any]) -> bytes:

@@ -36,7 +36,7 @@ from foreknow.core.pictures import Picture
 from foreknow.core.predictive import Categorical, Predictive
 from foreknow.core.prior import Prior
 from foreknow.core.records import from_json, to_json
-from foreknow.core.source import Sample
+from foreknow.core.source import ExampleSource, Sample
 from foreknow.core.targets import labels_from_json, labels_to_json, read_arrays, read_classes, read_numbers
 
 PRESETS = ("quick", "small", "paper")
@@ -240,6 +240,15 @@ class System(BaseEstimator, ABC):  # type: ignore[misc]
         Systems of tables need not name any: the harness has scikit-learn's.
         """
         return {}
+
+    @classmethod
+    def priced_from(cls, path: Path) -> Any:
+        """A user's file or folder as a source for `price`; by default the rows of what `read_files` reads.
+
+        Systems of tables need not write this: the harness reads tables.
+        """
+        sample = cls.read_files([path], {})
+        return ExampleSource(path.name, sample.X, sample.y, named=sample.named)
 
     def plain_baselines(self) -> Mapping[str, Callable[[int], Any]]:
         """The strongest simple methods of the field: name -> what builds an unfitted predictor from a seed.

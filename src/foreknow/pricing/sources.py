@@ -252,8 +252,10 @@ def as_sources(data: object, *, target: str | None, task: str, groups: str | Non
         named = []
         for name, one in data.items():
             (source,) = as_sources(one, target=target, task=task, groups=groups)
-            named.append(copy(source))
-            named[-1].name = str(name)
+            if source.name != name:
+                source = copy(source)
+                source.name = str(name)
+            named.append(source)
         return named
     if hasattr(data, "split") and hasattr(data, "content_hash"):
         return [data]  # type: ignore[list-item]

@@ -19,7 +19,6 @@ from foreknow.common.files import hash_bytes
 from foreknow.common.progress import ProgressCallback
 from foreknow.common.validate import check_int, check_option
 from foreknow.core.registry import lookup
-from foreknow.core.source import ExampleSource
 from foreknow.core.system import System
 from foreknow.pricing.analysis import AS_IS, analyse
 from foreknow.pricing.arms import Arm, TableRun, as_arm, check_arms, plain_arms, system_arms, tables_of
@@ -354,10 +353,7 @@ def _as_samples(kind: type[System], data: object) -> object:
     """What a caller gave for a system that learns from no tables: files become sources of what the system reads."""
     if isinstance(data, Mapping):
         return {name: _as_samples(kind, one) for name, one in data.items()}
-    if not isinstance(data, str | Path):
-        return data
-    sample = kind.read_files([Path(data)], {})
-    return ExampleSource(Path(data).name, sample.X, sample.y, named=sample.named)
+    return kind.priced_from(Path(data)) if isinstance(data, str | Path) else data
 
 
 def _whole_system(system: object, kind: type[System] | None, task: str) -> System | None:

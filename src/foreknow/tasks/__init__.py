@@ -5,6 +5,12 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from foreknow.common.lazy import lazy_names as _lazy_names
 
 if _TYPE_CHECKING:
+    from foreknow.tasks.lc_pfn.forecast import CurveForecast
+    from foreknow.tasks.lc_pfn.network import CurveNetwork, CurveSettings
+    from foreknow.tasks.lc_pfn.prior import CurvePrior
+    from foreknow.tasks.lc_pfn.stopping import Decision, EarlyStopper
+    from foreknow.tasks.lc_pfn.stopping_rule import should_stop
+    from foreknow.tasks.lc_pfn.system import CurveExtrapolator
     from foreknow.tasks.pfn.network import PFNNetwork, PFNSettings
     from foreknow.tasks.pfn.priors.bnn import BNNPrior
     from foreknow.tasks.pfn.priors.gp import GPPrior
@@ -32,6 +38,13 @@ __all__ = [
     "BetaInt",
     "CellSettings",
     "CellTransformer",
+    "CurveExtrapolator",
+    "CurveForecast",
+    "CurveNetwork",
+    "CurvePrior",
+    "CurveSettings",
+    "Decision",
+    "EarlyStopper",
     "Fixed",
     "GPPrior",
     "Gamma",
@@ -53,6 +66,7 @@ __all__ = [
     "TabularGPPrior",
     "TabularRegressor",
     "TreeSCMPrior",
+    "should_stop",
 ]
 
 __getattr__, __dir__ = _lazy_names(
@@ -62,6 +76,13 @@ __getattr__, __dir__ = _lazy_names(
         "BetaInt": "foreknow.tasks.pfn.priors.hyper",
         "CellSettings": "foreknow.tasks.tabpfn.cells",
         "CellTransformer": "foreknow.tasks.tabpfn.cells",
+        "CurveExtrapolator": "foreknow.tasks.lc_pfn.system",
+        "CurveForecast": "foreknow.tasks.lc_pfn.forecast",
+        "CurveNetwork": "foreknow.tasks.lc_pfn.network",
+        "CurvePrior": "foreknow.tasks.lc_pfn.prior",
+        "CurveSettings": "foreknow.tasks.lc_pfn.network",
+        "Decision": "foreknow.tasks.lc_pfn.stopping",
+        "EarlyStopper": "foreknow.tasks.lc_pfn.stopping",
         "Fixed": "foreknow.tasks.pfn.priors.hyper",
         "GPPrior": "foreknow.tasks.pfn.priors.gp",
         "Gamma": "foreknow.tasks.pfn.priors.hyper",
@@ -84,5 +105,6 @@ __getattr__, __dir__ = _lazy_names(
         "TabularGPPrior": "foreknow.tasks.pfn.priors.tabular",
         "TabularRegressor": "foreknow.tasks.tabular.regressor",
         "TreeSCMPrior": "foreknow.tasks.tabular.priors.trees",
+        "should_stop": "foreknow.tasks.lc_pfn.stopping_rule",
     },
 )

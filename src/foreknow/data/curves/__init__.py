@@ -4,7 +4,10 @@ from foreknow.common.lazy import lazy_names as _lazy_names
 
 _PUBLIC = {
     "Curve": "foreknow.data.curves.curve",
+    "CurveList": "foreknow.data.curves.files",
     "as_curves": "foreknow.data.curves.curve",
+    "looks_minimized": "foreknow.data.curves.direction",
+    "read_curves": "foreknow.data.curves.files",
 }
 
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from foreknow.common.errors import InputError
 from foreknow.common.files import hash_bytes
 from foreknow.common.rng import numpy_stream, seeded_init
 from foreknow.core.source import Sample, Split
+from foreknow.data.text import TextCollection
 from foreknow.data.text_sets import documentation
 from foreknow.memory.colbert.index import Ranking
 from foreknow.memory.colbert.inputs import read_documents
 from foreknow.memory.colbert.interaction import InteractionPrior
 from foreknow.memory.colbert.lexical import BM25, terms
 from foreknow.memory.colbert.network import TextEncoder, Tokens, build_body
+
+_FEWEST = 8
+"""Queries to learn from, at the least."""
 
 
 class _Search:
@@ -104,30 +109,34 @@ class PooledSearch(_Search):
         return Tokens(tuple(ids), ("[CLS]", *words[:room], "[SEP]"), tuple(range(len(ids))), len(ids), 0)
 
 
-class DocumentationSource:
-    """Search of documentation as a source for `price`: all documents are known, a size is a number of judged queries.
-
-    Queries of a module lie on one side of the split.
+class JudgedQueries:
+    """Search of a collection as a source for `price`: all documents are known, a size is a number of judged queries.
 
     Args:
-        n_documents: how many there are.
-        n_test: queries to be measured on.
-        packages: whose documentation it is.
+        collection: documents, queries and judgements.
+        group_of: the name of a query -> what it comes from; queries of a group lie on one side of the split.
+        n_test: queries to be measured on; by default two fifths.
+
+    Raises:
+        InputError: fewer than 16 queries are judged.
     """
 
-    name, task, unit = "documentation", "none", "judged queries"
+    task, unit = "none", "judged queries"
 
     def __init__(
-        self, n_documents: int, n_test: int = 120, packages: tuple[str, ...] = ("numpy", "scipy", "sklearn")
+        self, collection: TextCollection, *, group_of: Callable[[str], str] | None = None, n_test: int | None = None
     ) -> None:
-        self.collection = documentation(packages, n_documents)
-        names = list(self.collection.queries)
-        self._groups = np.unique([name.partition(":")[0] for name in names], return_inverse=True)[1]
-        self._names, self._n_test = np.array(names), n_test
-        self.n_min = 8
+        self.collection, self.name = collection, collection.name
+        names = [name for name in collection.queries if collection.judgements.get(name)]
+        if len(names) < 2 * _FEWEST:
+            raise InputError(f"price: {collection.name!r} has {len(names)} judged queries; {2 * _FEWEST} are needed.")
+        self._groups = np.unique([group_of(name) if group_of else name for name in names], return_inverse=True)[1]
+        self._names, self._n_test = np.array(names), n_test or 2 * len(names) // 5
+        self.n_min = _FEWEST
         self.n_max = min(len(self._order(seed)[1]) for seed in range(5))
-        texts = [part.encode() for document in self.collection.documents for part in (document.id, document.text)]
-        self.content_hash = hash_bytes(*texts, *(query.encode() for query in self.collection.queries.values()))
+        texts = [part.encode() for document in collection.documents for part in (document.id, document.text)]
+        judged = [repr((collection.queries[name], sorted(collection.judgements[name].items()))) for name in names]
+        self.content_hash = hash_bytes(*texts, *(text.encode() for text in judged))
 
     def split(self, size: int, seed: int, following: int = 0) -> Split:
         """The first `size` queries of this seed's order to learn from, and its test queries."""
@@ -141,10 +150,10 @@ class DocumentationSource:
         }  # fmt: skip
 
     def _order(self, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        order = numpy_stream(seed, "documentation", "queries").permutation(len(self._names))
-        modules = numpy_stream(seed, "documentation", "modules").permutation(self._groups.max() + 1)
-        cut = int(np.searchsorted(np.cumsum(np.bincount(self._groups)[modules]), self._n_test)) + 1
-        is_test = np.isin(self._groups[order], modules[:cut])
+        order = numpy_stream(seed, "judged", "queries").permutation(len(self._names))
+        groups = numpy_stream(seed, "judged", "groups").permutation(self._groups.max() + 1)
+        cut = int(np.searchsorted(np.cumsum(np.bincount(self._groups)[groups]), self._n_test)) + 1
+        is_test = np.isin(self._groups[order], groups[:cut])
         return order[is_test][: self._n_test], order[~is_test]
 
     def _take(self, index: NDArray[np.int64]) -> Sample:
@@ -155,3 +164,11 @@ class DocumentationSource:
             "relevant": {name: found.judgements[name] for name in names},
         }
         return Sample(list(found.documents), named=named)
+
+
+def documentation_queries(
+    n_documents: int, n_test: int = 120, packages: tuple[str, ...] = ("numpy", "scipy", "sklearn")
+) -> JudgedQueries:
+    """Documentation of packages; queries of a module belong together."""
+    found = documentation(packages, n_documents)
+    return JudgedQueries(found, group_of=lambda name: name.partition(":")[0], n_test=n_test)

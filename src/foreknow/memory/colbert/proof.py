@@ -33,7 +33,7 @@ from foreknow.core.system import PRESETS
 from foreknow.data.text import TextCollection
 from foreknow.data.text_sets import documentation, lee_news
 from foreknow.memory.colbert.codec import NBITS
-from foreknow.memory.colbert.index import PlaidIndex
+from foreknow.memory.colbert.index import PlaidIndex, SearchSettings
 from foreknow.memory.colbert.interaction import InteractionPrior, score_all
 from foreknow.memory.colbert.lexical import BM25
 from foreknow.memory.colbert.network import TextEncoder, Tokens, build_body
@@ -52,10 +52,20 @@ _WHY_NEWS = (
 )
 _DISTRIBUTION = {"sklearn": "scikit-learn"}
 
-_WHY = (
+_WHY_ROUNDED = (
     "What is missing here and not by stored vectors is lost by rounding, not by the short cuts of the search; the "
     "records give 4 bits and nDCG@10 as well."
 )
+_WHY_SHORT = (
+    "The published short cuts for the ten best look up one centroid a token, and lists are short where documents are "
+    "few. The records have the same index with the settings published for the best hundred ('wider')."
+)
+_WHY_DEEP = (
+    "A hundred of a few hundred documents hold nearly every right one for both arms, so that there is little to tell "
+    "apart; nDCG@10 is in the records."
+)
+_SEARCHES = {"": SearchSettings.for_depth(10), ", wider": SearchSettings.for_depth(100)}
+"""Suffix of an arm -> how much of the index is looked at."""
 
 Measured = dict[str, NDArray[np.float64]]
 Told = Callable[[str], None]
@@ -320,33 +330,34 @@ class Trial:
                     vectors, lengths.numpy(), self.ids, self.texts, nbits=nbits, seed=seed_of(self.seed, "index")
                 )
             queries = [query[query.any(1)] for query in asked.numpy()]
-            with Stopwatch() as watch:
-                found = [index.search(query, 10).ids for query in queries]
             segment = index.segments[0]
             back = torch.from_numpy(index.codec.decompress(segment.codes, segment.residuals))
             best_stored = score_all(asked, back, lengths).topk(best.shape[1], dim=1).indices.tolist()
             stored = [tuple(self.ids[i] for i in row) for row in best_stored]
             exact = [tuple(self.ids[i] for i in row) for row in best]
-            run = dict(zip(self.judgements, found, strict=True))
-            sizes = index.segments[0].n_bytes
-            yield {
-                "proof": "I",
-                "arm": f"{nbits} bits",
-                "seed": self.seed,
-                "recall_of_stored_10": _shared(found, stored),
-                "recall_of_exact_10": _shared(found, exact),
-                "nDCG@10": float(evaluate(run, self.judgements, ["nDCG@10"])["nDCG@10"].mean()),
-                "bytes_per_token": (sizes["codes"] + sizes["residuals"]) / len(vectors),
-                "bytes_per_token_uncompressed": 4 * vectors.shape[1],
-                "bytes_per_document": (sum(sizes.values()) - sizes["texts"]) / len(self.ids),
-                "bytes_of_centroids": index.codec.centroids.nbytes,
-                "n_centroids": len(index.codec.centroids),
-                "n_tokens": len(vectors),
-                "seconds_build": build.seconds,
-                "ms_per_query": 1000 * watch.seconds / len(self.queries),
-                "ms_per_query_exhaustive": exact_ms,
-                "ms_per_query_bm25": bm25_ms,
-            }
+            sizes = segment.n_bytes
+            for suffix, settings in _SEARCHES.items():
+                with Stopwatch() as watch:
+                    found = [index.search(query, 10, settings).ids for query in queries]
+                run = dict(zip(self.judgements, found, strict=True))
+                yield {
+                    "proof": "I",
+                    "arm": f"{nbits} bits{suffix}",
+                    "seed": self.seed,
+                    "recall_of_stored_10": _shared(found, stored),
+                    "recall_of_exact_10": _shared(found, exact),
+                    "nDCG@10": float(evaluate(run, self.judgements, ["nDCG@10"])["nDCG@10"].mean()),
+                    "bytes_per_token": (sizes["codes"] + sizes["residuals"]) / len(vectors),
+                    "bytes_per_token_uncompressed": 4 * vectors.shape[1],
+                    "bytes_per_document": (sum(sizes.values()) - sizes["texts"]) / len(self.ids),
+                    "bytes_of_centroids": index.codec.centroids.nbytes,
+                    "n_centroids": len(index.codec.centroids),
+                    "n_tokens": len(vectors),
+                    "seconds_build": build.seconds,
+                    "ms_per_query": 1000 * watch.seconds / len(self.queries),
+                    "ms_per_query_exhaustive": exact_ms,
+                    "ms_per_query_bm25": bm25_ms,
+                }
 
 
 def _shared(found: Sequence[tuple[str, ...]], expected: Sequence[tuple[str, ...]]) -> float:
@@ -364,9 +375,13 @@ def _claims(proof: str, runs: Sequence[dict[str, Measured]]) -> list[Claim]:
         parts = [run[one][measure] - run[other][measure] for run in runs]
         differences = np.mean(parts, axis=0) if proof == "L" else np.concatenate(parts)
         found = paired_interval(differences, rng=numpy_stream(0, "proof", "bootstrap"))
-        note = _WHY_NEWS if proof == "L" and found.mean < ABOVE_0 else ""
+        why = _WHY_NEWS if proof == "L" else _WHY_DEEP if measure == "R@100" else ""
         return Claim(
-            f"{proof}: {name}, {measure}", found.mean, low=ABOVE_0, interval=(found.low, found.high), note=note
+            f"{proof}: {name}, {measure}",
+            found.mean,
+            low=ABOVE_0,
+            interval=(found.low, found.high),
+            note=why if found.mean < ABOVE_0 else "",
         )
 
     return [
@@ -384,9 +399,17 @@ def _index_claims(records: Sequence[Record]) -> list[Claim]:
     stored, exact = (np.mean([record[f"recall_of_{name}_10"] for record in two]) for name in ("stored", "exact"))
     dim = two[0]["bytes_per_token_uncompressed"] / 4
     return [
-        Claim("I: share of the ten best by stored vectors that the search finds, 2 bits", float(stored), low=0.95),
         Claim(
-            "I: share of the ten best by uncompressed vectors that it finds, 2 bits", float(exact), low=0.95, note=_WHY
+            "I: share of the ten best by stored vectors that the search finds, 2 bits",
+            float(stored),
+            low=0.95,
+            note=_WHY_SHORT,
+        ),
+        Claim(
+            "I: share of the ten best by uncompressed vectors that it finds, 2 bits",
+            float(exact),
+            low=0.95,
+            note=_WHY_ROUNDED,
         ),
         Claim("I: bytes per token, 2 bits", two[0]["bytes_per_token"], low=2 + dim / 4, high=4 + dim / 4, unit="bytes"),
     ]

@@ -25,7 +25,7 @@ from foreknow.core.records import from_json, to_json
 from foreknow.core.registry import register
 from foreknow.core.source import Sample
 from foreknow.core.system import Applied, Example, State, System, Tags
-from foreknow.data.text import Document
+from foreknow.data.text import Document, read_collection
 from foreknow.memory.colbert import files, inputs
 from foreknow.memory.colbert.card import CARD
 from foreknow.memory.colbert.codec import NBITS
@@ -486,9 +486,16 @@ class LateInteraction(System):
     @classmethod
     def priced_on(cls, task: str) -> Mapping[str, Any]:
         """Documentation of numpy, scipy and scikit-learn; a size is a number of judged queries."""
-        from foreknow.memory.colbert.plain import DocumentationSource
+        from foreknow.memory.colbert.plain import documentation_queries
 
-        return {"documentation": DocumentationSource(400)}
+        return {"documentation": documentation_queries(400)}
+
+    @classmethod
+    def priced_from(cls, path: Path) -> Any:
+        """A folder with a collection: BEIR, TREC, Cranfield or CISI; a size is a number of judged queries."""
+        from foreknow.memory.colbert.plain import JudgedQueries
+
+        return JudgedQueries(read_collection(path))
 
     def plain_baselines(self) -> Mapping[str, Callable[[int], Any]]:
         """BM25, TF-IDF, and one pooled vector of the built-in encoder as it was trained to be used."""

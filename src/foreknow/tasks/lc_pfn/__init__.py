@@ -1,0 +1,1 @@
+"""Learning-curve extrapolation by a network fitted to a prior over learning curves."""
