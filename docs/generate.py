@@ -196,6 +196,7 @@ STUDIES = {
     "price-mgno": "`mgno`, Darcy flow",
     "price-neural-circuit": "`neural-circuit`, a swimmer",
     "price-colbert": "`colbert`, questions about documentation",
+    "price-lc-pfn": "`lc-pfn`, runs of small networks",
 }
 """Files of `benchmarks/price.py` -> what was priced."""
 

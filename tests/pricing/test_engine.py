@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import random
 import signal
@@ -143,6 +144,7 @@ def test_a_planted_array_is_seen_in_the_peak(tmp_path: Path, n_workers: int) -> 
     def work(cell: Cell) -> Outcome:
         return Outcome({"sum": float(np.ones(cell.size * 2**17).sum())})  # size MiB of doubles
 
+    gc.collect()  # garbage of earlier tests, freed inside a cell, would hide what the cell takes
     with Store.open(tmp_path / "s") as store:
         run_cells([[make_cell(0, 80), make_cell(1, 1), make_cell(2, 80)]], work, store=store, n_workers=n_workers)
         peaks = {trial.cell.seed: trial.peak_mb for trial in store.trials()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 from pathlib import Path
 from types import TracebackType
@@ -15,14 +14,13 @@ class PeakMemory:
 
     On Linux the kernel's high-water mark is set back first (5 to /proc/self/clear_refs), so the peak of earlier work
     does not count. Elsewhere only growth of the largest peak so far can be seen, and the result may be too small. It
-    is resident memory of the processor, of the whole process; memory on a graphics card is not in it. Garbage of
-    earlier work is collected first: freed inside the block, it would hide what the block took.
+    is resident memory of the processor, of the whole process; memory on a graphics card is not in it. What is freed
+    inside the block hides as much of what the block took: where single blocks count, collect garbage first.
     """
 
     mb: float = 0.0
 
     def __enter__(self) -> PeakMemory:
-        gc.collect()
         try:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
             self._reset, self._before = True, _status_mb("VmRSS")
