@@ -17,7 +17,7 @@ from packaging.version import Version
 
 EXTRAS = (
     "train", "frames", "polars", "ray", "studies", "control", "rl", "text", "images", "onnx", "mcmc",
-    "stopping", "curves", "dev", "docs",
+    "bayes", "bo", "stopping", "curves", "dev", "docs",
 )  # fmt: skip
 HEADER = """\
 # Exact versions of what `make setup` installs: the core and the extras {extras}.

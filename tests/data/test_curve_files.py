@@ -185,6 +185,14 @@ def test_other_metrics_are_not_losses(name):
     assert not looks_minimized(name)
 
 
+def test_an_exported_column_of_text_is_left_out(tmp_path):
+    curves = read_curves(wrote(tmp_path, "e.csv", "Step,a - acc,b - acc\n1,0.5,run\n2,0.6,run\n"))
+    assert [curve.name for curve in curves] == ["a"]
+    assert "1 other columns" in curves.notes[0]
+    with pytest.raises(InputError, match="no column of numbers"):
+        read_curves(wrote(tmp_path, "t.csv", "a - acc\nrun\n"))
+
+
 WORDS = [
     "run", "epoch", "acc", "loss", "1", "2", "0.5", "nan", "a - acc", "", "#", ",", ",", "\n", "\n", "\r", '"', "{",
     '{"epoch": 1, "acc": 0.5}', '{"log_history": [', "}", "[", "]", ":", "\ufeff", "1e999", "-3", "é", ";",

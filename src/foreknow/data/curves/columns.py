@@ -108,7 +108,7 @@ def curves_of(columns: Columns, wanted: Wanted) -> list[Curve]:
 
 def _exported(columns: Columns, wanted: Wanted) -> list[Curve] | None:
     """Curves of an export of Weights & Biases, or None if it is none."""
-    parts = {name: match for name in columns.cells if (match := _WANDB.fullmatch(name))}
+    parts = {name: match for name in columns.numeric if (match := _WANDB.fullmatch(name))}
     if not parts:
         return None
     metrics = list(dict.fromkeys(match[2] for match in parts.values() if not match[3] and match[2] not in EPOCHS))
@@ -116,10 +116,10 @@ def _exported(columns: Columns, wanted: Wanted) -> list[Curve] | None:
     taken = [name for name, match in parts.items() if match[2] == chosen and not match[3]]
     first = next((name for name in columns.cells if name not in parts and not _aside(name)), None)
     epoch = _epoch(columns, wanted) or (first if first in columns.numeric else None)
-    n_left = len(parts) - len(taken)
+    n_left = sum(_WANDB.fullmatch(name) is not None for name in columns.cells) - len(taken)
     columns.notes.append(
         f"{columns.source}: columns 'run - metric', {len(taken)} runs of {chosen!r}, {_when(epoch)}; {n_left} other "
-        "columns (smallest and largest values, other metrics) are left out."
+        "columns (smallest and largest values, other metrics, text) are left out."
     )
     return [c for name in taken for c in _split(columns, name, epoch, None, parts[name][1], chosen)]
 
