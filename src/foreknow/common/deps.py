@@ -23,6 +23,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "stopping": ("accelerate", "lightning", "optuna"),
     "curves": ("tensorboard",),
     "mcmc": ("emcee",),
+    "bayes": ("pyro",),
+    "bo": ("botorch", "gpytorch"),
 }
 """Extra name -> the modules it brings. `pyproject.toml` lists the same packages; a test compares."""
 

@@ -1,0 +1,1 @@
+"""Priors over functions and kernels."""
