@@ -1,6 +1,8 @@
 """Every name the packages promise is there."""
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,10 @@ def test_every_public_name_resolves_and_is_listed(package):
 def test_an_unknown_name_is_an_attribute_error(package):
     with pytest.raises(AttributeError, match="no_such_name"):
         importlib.import_module(package).no_such_name  # noqa: B018
+
+
+def test_the_package_runs_as_a_module() -> None:
+    """`python -m foreknow` is the command line, for those whose path lacks the script."""
+    words = [sys.executable, "-m", "foreknow", "--version"]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (0, f"foreknow {foreknow.__version__}\n"), result.stderr

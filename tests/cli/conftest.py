@@ -113,7 +113,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Run:
             arms = tuple({"arm": arm, "n": 4, "seed": s, "nll": 1.0 + s} for arm in ("on", "off") for s in range(seeds))
             claims = (
                 Claim("lines are straight", 0.0, high=0.1, interval=(-0.01, 0.01), unit="nat"),
-                Claim("circles are straight", float("nan"), high=0.1),
+                Claim("circles are straight", float("nan"), high=0.1, note="They are round."),
             )
             return Evidence(
                 "toy-lines", claims, arms, "foreknow prove toy-lines", 65.0, {"preset": preset, "seeds": seeds}

@@ -15,7 +15,9 @@ CLAIM = {
     "verdict": "held",
     "note": "",
 }
-STORED = {"verdict": "partly", "date": "2026-01-02", "claims": [CLAIM], "notes": ["one cell failed"]}
+ROUND = {**CLAIM, "name": "round", "measured": 3.0, "verdict": "failed", "note": "Lines are not."}
+OVAL = {**ROUND, "name": "oval"}
+STORED = {"verdict": "partly", "date": "2026-01-02", "claims": [CLAIM, ROUND, OVAL], "notes": ["one cell failed"]}
 
 
 @pytest.fixture
@@ -23,8 +25,10 @@ def stored(monkeypatch):
     monkeypatch.setattr(evidence, "find_evidence", lambda slug: STORED if slug == "toy-lines" else None)
 
 
-@pytest.mark.parametrize("words", [(), ("lines",), ("DOE",), ("straight", "roe"), ("--room", "tasks"), ("function",)])
-def test_list_finds_in_slug_title_prior_and_authors(cli, toy, stored, words):
+@pytest.mark.parametrize(
+    "words", [(), ("lines",), ("DOE",), ("straight", "roe"), ("--room", "tasks"), ("function", "points")]
+)
+def test_list_finds_in_slug_title_prior_inputs_and_authors(cli, toy, stored, words):
     code, out, err = cli("list", *words)
     assert (code, err) == (0, "")
     row = next(line for line in out.splitlines() if "toy-lines" in line)
@@ -80,6 +84,7 @@ def test_show_says_everything_and_the_limits_first(cli, toy, stored):
         "None that is known.",
         "Measured on 2026-01-02: partly",
         "0.5 nat [0.4, 0.6]",
+        "Failed: round; oval. Lines are not.",
         "one cell failed",
         "@article{doe1999,",
     ]

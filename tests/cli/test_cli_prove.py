@@ -14,6 +14,7 @@ def test_prints_and_writes(cli, toy, tmp_path):
     assert code == 0
     assert toy.calls == [{"preset": "quick", "seeds": 2}]
     assert "0 nat [-0.01, 0.01]" in out and "<= 0.1 nat" in out
+    assert "Failed: circles are straight. They are round.\n" in out
     assert "Verdict: partly, in 1:05" in out
     assert out.endswith(f"Written to {folder / 'toy-lines.json'}\n")
     assert err == ""

@@ -6,6 +6,8 @@ import pytest
 
 from foreknow.core import registry
 
+SYSTEMS = [slug for slug, entry in registry.catalogue().items() if entry.system is not None]
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -66,6 +68,14 @@ def test_bad_settings(cli, toy, here, words, says):
     assert says in err
     assert "Traceback" not in err
     assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize("slug", SYSTEMS)
+def test_every_system_shows_its_prior_and_its_control_arm(cli, here, slug):
+    for flag in ((), ("--off",)):
+        code, out, err = cli("sample", slug, "-o", f"a{len(flag)}.png", "--n", 2, "--rows", 20, *flag)
+        assert (code, err) == (0, "")
+        assert (here / out.splitlines()[-1]).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_system_without_a_prior_to_draw_from(cli, toy, here):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import optimize
+from scipy import optimize, stats
 from torch.autograd.functional import jvp, vjp
 
 from foreknow.common.errors import CapabilityError, ConfigError, InputError
@@ -291,3 +291,21 @@ def test_reading_does_not_clip_what_it_is_given() -> None:
     network = network_of(SMALL_SIZES["small"])
     x = torch.as_tensor(numpy_stream(0, "x").normal(2.0, 3.0, size=(2, 2, 9, 7)))
     assert torch.allclose(network(invert(network, x).y), x, atol=1e-3)
+
+
+def test_the_picture_of_the_prior_shows_what_its_loss_leads_to() -> None:
+    picture = ProximalPrior().picture(5, generator=torch_stream(0))
+    y = np.asarray(picture.x)
+    names = list(picture.lines)
+    assert names[0].startswith("the proximal map") and len(names) == 4
+    np.testing.assert_allclose(picture.lines[names[0]], np.sign(y) * np.maximum(np.abs(y) - 1, 0))
+    mean, median = picture.lines["the posterior mean"], picture.lines["the posterior median"]
+    up, down = np.exp(-y) * stats.norm.cdf(y - 1), np.exp(y) * stats.norm.cdf(-y - 1)  # of the two halves
+    np.testing.assert_allclose(mean, ((y - 1) * up + (y + 1) * down) / (up + down), atol=2e-3)
+    assert (np.abs(median) <= np.abs(mean) + 0.01).all()  # nearer to the peak at zero
+    low, high = picture.bands[names[-1]]
+    for edge in (low, picture.lines[names[-1]], high):
+        assert (np.diff(edge) > 0).all()  # every first network rises, so their quantiles do
+    assert list(ProximalPrior(loss="l2").picture(1, generator=torch_stream(0)).lines)[0].startswith(
+        "the posterior mean"
+    )

@@ -177,3 +177,14 @@ def test_from_a_network_to_integers_in_four_calls(tmp_path) -> None:
     assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
     assert plan.picture().labels == list(plan.bits)
     assert SHAPES["resnet"] == graph.row_shape
+
+
+def test_the_picture_of_the_prior_holds_the_bits_of_every_budget() -> None:
+    picture = CurvaturePrior().picture(3, generator=torch_stream(0))
+    ((on, off),) = picture.images
+    sensitivity = published_sensitivity()[0]
+    for row, share in enumerate((0.75, 0.5, 0.25)):
+        for image, prior in ((on, CurvaturePrior()), (off, CurvaturePrior("one"))):
+            plan = allocate_bits(sensitivity, fraction={"size_mb": share}, prior=prior)
+            np.testing.assert_array_equal(8 * (1 - np.asarray(image)[6 * row]), list(plan.bits.values()))
+    assert np.shape(CurvaturePrior("random").picture(1, generator=torch_stream(0)).images[0][0]) == (19, 19)

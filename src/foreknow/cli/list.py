@@ -17,7 +17,8 @@ def list_(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[WORDS]...", help="Show systems that have all of these words in name, title, prior or authors."
+            metavar="[WORDS]...",
+            help="Show systems that have all of these words in name, title, prior, what goes in and out, or authors.",
         ),
     ] = None,
     room: Annotated[str | None, typer.Option("--room", help="Only this kind of prior, for instance tasks.")] = None,
@@ -66,5 +67,5 @@ def list_(
 
 
 def _has(card: Card, words: list[str]) -> bool:
-    text = " ".join([card.slug, card.title, card.prior, *card.authors]).casefold()
+    text = " ".join([card.slug, card.title, card.prior, card.inputs, card.outputs, *card.authors]).casefold()
     return all(word.casefold() in text for word in words)

@@ -39,7 +39,7 @@ def pretrain(
         ),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for weights, state and log; by default pretrained/SLUG.")
+        Path | None, typer.Option("--out", "-o", help="Folder for weights, state and log; by default pretrained/SLUG.")
     ] = None,
     seed: Seed = 0,
     json: Json = False,

@@ -43,7 +43,9 @@ def price(
     margin: Annotated[
         float | None, typer.Option("--margin", help="Differences of the loss below this count as none (tested).")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for report, JSON and the store of cells.")] = Path("price"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for report, JSON and the store of cells.")] = Path(
+        "price"
+    ),
     store: Annotated[Path | None, typer.Option("--store", help="SQLite file of cells; OUT/cells.sqlite.")] = None,
     export: Annotated[
         Path | None, typer.Option("--export", help="Write all cells of the store as .csv, .json or .parquet.")

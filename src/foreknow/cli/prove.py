@@ -31,7 +31,7 @@ def prove(
     slug: Slug,
     preset: Preset = "small",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds.")] = 3,
-    out: Annotated[Path, typer.Option("--out", help="Folder for SLUG.json.")] = Path("evidence"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for SLUG.json.")] = Path("evidence"),
     json: Json = False,
 ) -> None:
     """Run a paper's small proof: print each claim with what was measured, whether it held, and keep the numbers."""
@@ -65,14 +65,18 @@ def prove(
 
 
 def show_claims(claims: Iterable[Mapping[str, Any]]) -> None:
-    """Print claims as a table: what was expected, what was measured, and whether it held."""
-    rows = []
+    """Print claims as a table: what was expected, what was measured, and whether it held; then why those failed."""
+    rows, failed = [], dict[str, list[str]]()  # explanation -> claims
     for claim in claims:
+        if claim["verdict"] != "held" and claim.get("note"):
+            failed.setdefault(claim["note"], []).append(claim["name"])
         interval = claim["interval"]
         measured = " ".join(filter(None, [figure(claim["measured"]), claim["unit"]]))
         span = f" [{figure(interval[0])}, {figure(interval[1])}]" if interval else ""
         rows.append((claim["name"], claim["expected"], measured + span, claim["verdict"]))
     show_table("Claims", ("claim", "expected", "measured [95%]", "verdict"), rows)
+    for why, names in failed.items():
+        typer.echo(f"Failed: {'; '.join(names)}. {why}")
 
 
 def arm_tables(arms: Iterable[Mapping[str, Any]]) -> list[tuple[list[str], list[list[Any]]]]:

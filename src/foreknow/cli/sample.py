@@ -24,7 +24,8 @@ def sample(
     rows: Annotated[int, typer.Option("--rows", min=2, max=1000, help="Rows of each drawn table.")] = 64,
     seed: Seed = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Picture to write: .png, .svg or .pdf. By default SLUG-PRIOR.png here.")
+        Path | None,
+        typer.Option("--out", "-o", help="Picture to write: .png, .svg or .pdf. By default SLUG-PRIOR.png here."),
     ] = None,
     off: Annotated[bool, typer.Option("--off", help="Draw from the control arm: the same, without the prior.")] = False,
     json: Json = False,

@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Generator
 
-from foreknow.common.validate import check_option
+from foreknow.common.rng import seed_of
+from foreknow.common.validate import check_int, check_option
+from foreknow.core.pictures import ImageGrid
 from foreknow.core.prior import Prior
 from foreknow.core.registry import register
 from foreknow.weights.hawq.card import CARD
@@ -59,6 +62,35 @@ class CurvaturePrior(Prior):
 
     def off(self) -> Prior:
         return replace(self, trace="one")
+
+    def picture(self, n: int, *, generator: Generator) -> ImageGrid:
+        """Bits of the 19 layers of ResNet18 by their published sensitivities under `n` budgets of size.
+
+        Beside them those without the curvature. Budgets are even shares of the way from all 4 bits to all 8.
+        """
+        from foreknow.weights.hawq.allocation import allocate_bits
+        from foreknow.weights.hawq.proof import published_sensitivity
+
+        check_int("CurvaturePrior.picture", "n", n, low=1)
+        sensitivity = published_sensitivity()[0]
+        seed = seed_of(int(generator.initial_seed()), "picture")
+        images = []
+        for prior in (self, CurvaturePrior("one")):
+            rows = [
+                list(
+                    allocate_bits(
+                        sensitivity, fraction={"size_mb": share}, prior=prior, random_state=seed
+                    ).bits.values()
+                )
+                for share in np.arange(n, 0, -1) / (n + 1)
+            ]
+            images.append((1 - np.array(rows) / 8).repeat(max(1, round(19 / n)), axis=0))
+        return ImageGrid(
+            [images],
+            ["by this prior", "without the curvature"],
+            ["budget, tight below"],
+            "Bits of ResNet18, first layer left: black is 8, grey 4",
+        )
 
     @classmethod
     def examples(cls) -> list[Prior]:
