@@ -13,6 +13,7 @@ from foreknow.nn.inverse import (
     Blur,
     CompressedSensing,
     Denoising,
+    FastCompressedSensing,
     GaussianNoise,
     Inpainting,
     Tomography,
@@ -33,6 +34,7 @@ OPERATORS = {
     "blur, reflect": lambda: Blur(lopsided(), padding="reflect"),
     "inpainting": lambda: Inpainting(torch.rand(1, 9, 9, generator=torch_stream(0)) < 0.5),
     "compressed sensing": lambda: CompressedSensing(40, SHAPE, generator=torch_stream(0)),
+    "compressed sensing, fast": lambda: FastCompressedSensing(40, SHAPE, generator=torch_stream(0)),
     "tomography": lambda: Tomography(7, 9),
 }
 each = pytest.mark.parametrize("make", OPERATORS.values(), ids=list(OPERATORS))
@@ -106,6 +108,21 @@ def test_compressed_sensing_gives_the_image_of_least_norm() -> None:
     assert torch.allclose(found, by_steps, atol=1e-3)
 
 
+def test_fast_projections_are_perpendicular_and_spread_over_all_pixels() -> None:
+    physics = FastCompressedSensing(40, SHAPE, generator=torch_stream(0))
+    pixels = torch.eye(math.prod(SHAPE), dtype=torch.float64).reshape(-1, *SHAPE)
+    matrix = physics.A(pixels).T  # as many columns as pixels
+    assert torch.allclose(matrix @ matrix.T, physics.gain * torch.eye(40, dtype=torch.float64), atol=1e-9)
+    assert float(matrix.abs().max()) < 1.42 / math.sqrt(40)  # no pixel is much of a projection
+    x = draw(3, *SHAPE)
+    found = physics.A_dagger(physics.A(x))
+    assert torch.allclose(found, super(FastCompressedSensing, physics).A_dagger(physics.A(x)), atol=1e-3)
+    whole = FastCompressedSensing(math.prod(SHAPE), SHAPE, generator=torch_stream(1))
+    assert torch.allclose(whole.A_dagger(whole.A(x)), x)
+    slow = super(FastCompressedSensing, physics).prox_l2(x, physics.A(2 * x), 2.0)
+    assert torch.allclose(physics.prox_l2(x, physics.A(2 * x), 2.0), slow, atol=1e-3)
+
+
 def test_projections_of_a_disc_are_its_chords_and_are_back_projected() -> None:
     size, radius = 65, 20.0
     axis = torch.arange(size) - size // 2
@@ -137,6 +154,8 @@ def test_conjugate_gradients_solve_each_of_a_batch() -> None:
         (lambda: Blur(lopsided(), padding="zero"), ConfigError),
         (lambda: Blur(gaussian_kernel(2.0)).A(torch.zeros(1, 1, 6, 6)), InputError),
         (lambda: CompressedSensing(3, SHAPE, generator=torch_stream(0)).A(torch.zeros(1, 1, 3, 3)), InputError),
+        (lambda: FastCompressedSensing(3, SHAPE, generator=torch_stream(0)).A(torch.zeros(1, 1, 3, 3)), InputError),
+        (lambda: FastCompressedSensing(163, SHAPE, generator=torch_stream(0)), ConfigError),
         (lambda: Tomography(3, 9).A(torch.zeros(1, 1, 9, 8)), InputError),
         (lambda: gaussian_kernel(0.0), ConfigError),
     ],

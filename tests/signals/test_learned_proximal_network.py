@@ -306,6 +306,5 @@ def test_the_picture_of_the_prior_shows_what_its_loss_leads_to() -> None:
     low, high = picture.bands[names[-1]]
     for edge in (low, picture.lines[names[-1]], high):
         assert (np.diff(edge) > 0).all()  # every first network rises, so their quantiles do
-    assert list(ProximalPrior(loss="l2").picture(1, generator=torch_stream(0)).lines)[0].startswith(
-        "the posterior mean"
-    )
+    off = ProximalPrior(loss="l2").picture(1, generator=torch_stream(0))
+    assert next(iter(off.lines)).startswith("the posterior mean")

@@ -16,7 +16,15 @@ from foreknow.common.rng import numpy_stream, torch_stream
 from foreknow.core.evidence import Evidence
 from foreknow.core.pictures import ImageGrid, Lines
 from foreknow.core.source import Sample
-from foreknow.nn.inverse import Blur, Certificate, CompressedSensing, Denoising, gaussian_kernel, psnr
+from foreknow.nn.inverse import (
+    Blur,
+    Certificate,
+    CompressedSensing,
+    Denoising,
+    FastCompressedSensing,
+    gaussian_kernel,
+    psnr,
+)
 from foreknow.signals import LearnedPrior, LearnedProximal, ProximalPrior
 from foreknow.signals.learned_proximal import plain
 from foreknow.signals.learned_proximal.files import Work, read_training
@@ -228,6 +236,13 @@ def test_every_task_restores_files(model, tmp_path, options) -> None:
     assert ("psnr" in done.record["images"][0]) is (options.get("degrade") == "yes")
     columns, rows = done.table
     assert len(rows) == 2 and all(len(row) == len(columns) for row in rows)
+
+
+def test_random_projections_of_a_photograph_need_no_matrix() -> None:
+    """An image of 512 x 512 pixels at a ratio of a half would take a matrix of 137 GB."""
+    work = Work(task="cs", degrade=True, ratio=0.5)
+    assert isinstance(work.physics((1, 512, 512)), FastCompressedSensing)
+    assert isinstance(work.physics((1, 28, 28)), CompressedSensing)
 
 
 def test_a_mask_says_which_pixels_of_a_file_are_seen(model, tmp_path) -> None:

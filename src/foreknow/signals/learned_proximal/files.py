@@ -20,7 +20,16 @@ from foreknow.core.pictures import ImageGrid
 from foreknow.core.source import Sample
 from foreknow.core.system import Applied
 from foreknow.data.images import FITS, image_files, read_image, read_images, write_image
-from foreknow.nn.inverse import SOLVERS, Blur, CompressedSensing, Denoising, Inpainting, Physics, gaussian_kernel
+from foreknow.nn.inverse import (
+    SOLVERS,
+    Blur,
+    CompressedSensing,
+    Denoising,
+    FastCompressedSensing,
+    Inpainting,
+    Physics,
+    gaussian_kernel,
+)
 from foreknow.nn.inverse import psnr as psnr_of
 from foreknow.nn.inverse import ssim as ssim_of
 
@@ -30,6 +39,8 @@ if TYPE_CHECKING:
 _WHOLE, _PATCH = 128, 32
 """Largest side of images that are learnt from whole unless told otherwise; side of the patches of larger ones."""
 _SHOWN = 6
+_LARGEST_MATRIX = 2**25
+"""Numbers of a matrix of random projections; above, the projections are of a random transform."""
 
 
 def read_training(paths: Sequence[Path], options: Mapping[str, str]) -> Sample:
@@ -132,7 +143,8 @@ class Work:
             return Inpainting(torch.rand(1, *shape[1:], generator=generator) < self.seen, sigma=self.noise)
         if self.task == "cs":
             n = max(1, round(self.ratio * int(np.prod(shape))))
-            return CompressedSensing(n, shape, generator=generator, sigma=self.noise)
+            kind = CompressedSensing if n * int(np.prod(shape)) <= _LARGEST_MATRIX else FastCompressedSensing
+            return kind(n, shape, generator=generator, sigma=self.noise)
         return Denoising(sigma=self.noise)
 
 
