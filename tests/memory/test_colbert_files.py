@@ -49,6 +49,8 @@ def test_documents_are_added_and_deleted_from_files(folder: Path) -> None:
     shown = json.loads(run("apply", "index", "-o", "x", "--with", "add=more.jsonl", "--with", "delete=d1,d2", "--json"))
     assert (shown["n_added"], shown["n_deleted"], shown["n_documents"]) == (1, 2, 2)
     assert sorted(LateInteraction.load("index").index_.ids()) == ["d3", "d4"]
+    told = run("apply", "index", "-o", "x", "--with", "delete=d4").split()
+    assert told[-3:] == ["0", "1", "1"]  # added, deleted, left
 
 
 def test_what_is_missing_or_unknown_is_refused(folder: Path) -> None:

@@ -130,7 +130,7 @@ def test_own_network_on_arrays_from_the_command_line(tmp_path: Path) -> None:
     assert "even" in done.output
 
 
-def test_files_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_be_used(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def fails(paths: list[Path], options: dict[str, str], said: str) -> None:
         with pytest.raises((InputError, ConfigError), match=said):
             DyadicQuantizer.read_files(paths, options)
@@ -141,6 +141,8 @@ def test_files_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
     fails([], {}, "got 0")
     fails([folder], {"network": "net.pt2"}, "unknown option 'network'; known: model")
     fails([folder], {"model": str(tmp_path / "broken.npz")}, "exported program")
+    fails([folder], {"model": str(tmp_path / "net.pt2")}, "there is no file")
+    assert "Traceback" not in capfd.readouterr().err  # of torch, beside our message
     fails([tmp_path / "empty"], {}, "has no images")
     fails([tmp_path / "broken.npz"], {}, "cannot be read")
     fails([tmp_path / "lacks.npz"], {}, "no array 'y'")

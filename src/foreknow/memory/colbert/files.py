@@ -86,9 +86,12 @@ def apply(
         "n_documents": system.n_documents,
         "results": [dict(zip(("query", "rank", "id", "score", "matched"), row[:5], strict=True)) for row in rows],
     }
-    columns = ("query", "rank", "document", "score", "matched (query > document)", "begins")
     files = (write_run(out / "run.trec", run, "colbert"),) if run else ()
-    return Applied(record, (columns, rows) if rows else None, pictures, files)
+    columns: tuple[str, ...] = ("query", "rank", "document", "score", "matched (query > document)", "begins")
+    if not rows:  # what was done without a query, or that there is nothing to be found
+        columns = ("added", "deleted", "documents in the index")
+        rows = [[changed["n_added"], changed["n_deleted"], system.n_documents]]
+    return Applied(record, (columns, rows), pictures, files)
 
 
 def _change(system: LateInteraction, options: Mapping[str, str]) -> dict[str, int]:

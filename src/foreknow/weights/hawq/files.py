@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,10 +86,17 @@ def read_model(owner: str, path: Path) -> torch.export.ExportedProgram:
     Raises:
         ConfigError: it is no such file.
     """
+    hint = "Write it with torch.export.save(torch.export.export(net.eval(), (x,)), 'net.pt2')."
+    if not path.is_file():
+        raise ConfigError(f"{owner}: there is no file model={str(path)!r}.", hint=hint)
+    log = logging.getLogger("torch.export")
+    level = log.level
     try:
+        log.setLevel(logging.CRITICAL)  # it would write a traceback beside the message below
         return torch.export.load(path)
     except Exception as error:  # torch raises errors of many kinds for what is no archive of its own
         raise ConfigError(
-            f"{owner}: model={str(path)!r} cannot be read as an exported program: {error!s:.200}",
-            hint="Write it with torch.export.save(torch.export.export(net.eval(), (x,)), 'net.pt2').",
+            f"{owner}: model={str(path)!r} cannot be read as an exported program: {error!s:.200}", hint=hint
         ) from error
+    finally:
+        log.setLevel(level)
