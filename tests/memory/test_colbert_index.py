@@ -171,6 +171,15 @@ def test_adding_deleting_and_compacting_find_the_same_documents() -> None:
         grown.without(["d1"])
 
 
+def test_short_lists_are_made_up_by_more_centroids() -> None:
+    """A small collection gives the second stage as much to choose from as a large one, and as many as asked for."""
+    index, vectors, _ = built()
+    everything, few = SearchSettings(10**6, 0.5, 256), SearchSettings(1, 0.5, 256)
+    for query in queries(vectors).numpy():
+        assert index.search(query, 10, few).ids == index.search(query, 10, everything).ids
+        assert len(index.search(query, 79, SearchSettings(1, 0.5, 1))) == 79  # all but the one without a token
+
+
 def test_search_widens_where_all_that_is_near_was_deleted() -> None:
     index, vectors, _ = built()
     query = queries(vectors).numpy()[0]

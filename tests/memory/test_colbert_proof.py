@@ -58,6 +58,8 @@ def test_reranking_keeps_to_the_candidates() -> None:
     first = np.array([[0.0, 2.0, 1.0]])
     second = np.array([[9.0, 1.0, 2.0]])
     assert trial._reranked(first, second).tolist() == [[-np.inf, 1.0, 2.0]]
+    many = trial._reranked(np.arange(1.0, 301.0)[None], np.ones((1, 300)))  # all share a word with the query
+    assert np.flatnonzero(many[0] == 1).tolist() == list(range(270, 300))
 
 
 def test_unknown_presets_are_refused() -> None:

@@ -1,6 +1,7 @@
 """The index of PLAID (Santhanam, Khattab, Potts and Zaharia 2022): four stages from centroids to exact scores.
 
-1. Passages that have a token at one of the `n_cells` best centroids of any query token.
+1. Passages that have a token at one of the `n_cells` best centroids of any query token; of more centroids where these
+   list fewer passages than the second stage keeps, as in a small or mostly deleted collection.
 2. MaxSim with centroids in place of tokens, over tokens whose centroid matches some query token with at least
    `threshold`; the best `n_candidates` stay.
 3. The same over all their tokens; a quarter stays.
@@ -51,7 +52,7 @@ class SearchSettings:
     """How much of the index a search looks at.
 
     Args:
-        n_cells: centroids looked up for each query token.
+        n_cells: centroids looked up for each query token, or more until there are `n_candidates` passages.
         threshold: smallest match of a centroid with some query token that counts in the second stage.
         n_candidates: passages kept by the second stage; the third keeps a quarter.
     """
@@ -220,11 +221,12 @@ class PlaidIndex:
         match = self.codec.centroids @ query.T  # K, l
         found: list[NDArray[np.int64]] = []
         n_cells = min(settings.n_cells, len(match))
-        while not any(map(len, found)) and n_cells < 2 * len(match):  # wider where all that is listed was deleted
+        wanted = min(max(k, settings.n_candidates), self.n_documents)
+        while sum(map(len, found)) < wanted and n_cells < 2 * len(match):  # lists are short, or much was deleted
             nearest = np.argpartition(-match, min(n_cells, len(match)) - 1, axis=0)[:n_cells]
             found = [segment.lookup(np.unique(nearest)) for segment in self.segments]
             n_cells *= 2
-        found = self._best(found, match, settings.n_candidates, match.max(1) >= settings.threshold)
+        found = self._best(found, match, max(k, settings.n_candidates), match.max(1) >= settings.threshold)
         found = self._best(found, match, max(k, settings.n_candidates // 4))
         return self._ranked(found, query, k)
 

@@ -41,8 +41,9 @@ from foreknow.memory.colbert.plain import PooledSearch, TfidfSearch
 from foreknow.memory.colbert.training import HEAD_LR, TrainSettings, judge, train_encoder
 
 N_FOLDS = 5
-RERANKED = 1000
-"""Candidates of BM25 that are re-ranked."""
+RERANKED, PART = 1000, 10
+"""Candidates of BM25 that are re-ranked: as many as published, and at most a tenth of a collection (or ten documents), as
+re-ranking all of a small one would be MaxSim by itself."""
 ABOVE_0 = 1e-6
 """A difference of exactly 0 supports no claim that one is better."""
 
@@ -298,8 +299,9 @@ class Trial:
     def _reranked(self, first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
         """The second scores of the first's best candidates; the others are not found."""
         out = np.full_like(second, -np.inf)
+        n = min(RERANKED, max(10, first.shape[1] // PART))
         for row, (one, other) in enumerate(zip(first, second, strict=True)):
-            best = np.argsort(-one, kind="stable")[:RERANKED]
+            best = np.argsort(-one, kind="stable")[:n]
             best = best[one[best] > 0]
             out[row, best] = other[best]
         return out
