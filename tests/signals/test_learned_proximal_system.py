@@ -1,6 +1,7 @@
 """The system: data it refuses, reconstruction with certificates, adapters, pictures, files, price and proof."""
 
 import json
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage.restoration import denoise_tv_chambolle
 from typer.testing import CliRunner
 
 from foreknow.cli.main import app
+from foreknow.common import deps
 from foreknow.common.errors import ConfigError, ForeknowWarning, InputError
 from foreknow.common.rng import numpy_stream, torch_stream
 from foreknow.core.evidence import Evidence
 from foreknow.core.pictures import ImageGrid, Lines
 from foreknow.core.source import Sample
+from foreknow.data.photos import handwritten_digits
 from foreknow.nn.inverse import (
     Blur,
     Certificate,
@@ -308,6 +312,35 @@ def test_every_arm_of_a_price_is_measured_in_the_same_way(monkeypatch) -> None:
     sizes = [sum(p.numel() for p in arm.network_.parameters()) for arm in (system, built["DnCNN"])]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
     assert isinstance(LearnedProximal.priced_as("none"), LearnedProximal)
+
+
+def test_mosaics_come_apart_again() -> None:
+    images = np.random.default_rng(0).random((7, 2, 3, 4)).astype(np.float32)
+    mosaic = plain.to_mosaic(images)
+    assert mosaic.shape == (2, 9, 12)
+    np.testing.assert_array_equal(mosaic[1, 3:6, 8:], images[5, 1])  # second row of tiles, third column
+    np.testing.assert_array_equal(plain.from_mosaic(mosaic, images.shape), images)
+    assert plain.to_mosaic(images[:1]).shape == (2, 3, 4)
+
+
+def test_bm3d_is_an_arm_where_it_is_installed(monkeypatch) -> None:
+    """Its package is not free for all uses, so another denoiser stands for it here."""
+    assert "BM3D" not in LearnedProximal().plain_baselines() or deps.available("bm3d")
+    asked = []
+
+    def bm3d(image: np.ndarray, sigma: float) -> np.ndarray:
+        asked.append((image.shape, sigma))
+        return denoise_tv_chambolle(image, 0.05).astype(np.float32)
+
+    monkeypatch.setitem(sys.modules, "bm3d", SimpleNamespace(bm3d=bm3d, __spec__=object()))
+    model = LearnedProximal(sigma=0.2).plain_baselines()["BM3D"](0)
+    images = handwritten_digits()[0][:24]
+    model.fit(images[:20])
+    assert set(asked) == {((5 * 28, 5 * 28), 0.2)}
+    y = plain.blurred(images[20:], "a test")
+    restored = model.reconstruct(y, plain.deblurring())
+    assert restored.shape == (4, 1, 28, 28)
+    assert psnr(restored, images[20:]).mean() > psnr(y.numpy(), images[20:]).mean()
 
 
 def test_the_proof_runs_and_tells(monkeypatch) -> None:

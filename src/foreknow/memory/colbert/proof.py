@@ -42,8 +42,8 @@ from foreknow.memory.colbert.training import HEAD_LR, TrainSettings, judge, trai
 
 N_FOLDS = 5
 RERANKED, PART = 1000, 10
-"""Candidates of BM25 that are re-ranked: as many as published, and at most a tenth of a collection (or ten documents), as
-re-ranking all of a small one would be MaxSim by itself."""
+"""Candidates of BM25 that are re-ranked: as many as published, and at most a tenth of a collection (or ten documents),
+as re-ranking all of a small one would be MaxSim by itself."""
 ABOVE_0 = 1e-6
 """A difference of exactly 0 supports no claim that one is better."""
 

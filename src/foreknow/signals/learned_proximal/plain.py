@@ -5,6 +5,7 @@ Each plain method has `fit(X)` and `reconstruct(y, physics)`, as the system has.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foreknow.common.deps import available, require
 from foreknow.common.rng import seed_of, seeded_init, torch_stream
 from foreknow.core.source import ExampleSource
 from foreknow.nn.inverse import Blur, DnCNN, Physics, TotalVariation, admm, gaussian_kernel, psnr, ssim
@@ -80,6 +82,52 @@ class TotalVariationModel:
         return admm(y, physics, TotalVariation(weight, n_iterations=20), n_iterations=30)[0]
 
 
+class BM3DModel:
+    """BM3D (Dabov et al. 2007) in place of the learnt map; the package `bm3d` brings it, for non-commercial use only.
+
+    All images of a batch are denoised in one mosaic, where patches of one help the others: an advantage for BM3D, and
+    the only way to be done in minutes.
+
+    Args:
+        sigma: noise that it is told to remove.
+    """
+
+    def __init__(self, sigma: float) -> None:
+        self.sigma = sigma
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Choose the weight of the data."""
+        self.scale_ = best_setting(X, SCALES, lambda scale, y: admm(y, deblurring(), self._denoise, scale=scale)[0])
+        return self
+
+    def reconstruct(self, y: Tensor, physics: Physics) -> NDArray[np.float32]:
+        """Images from measurements."""
+        return admm(y, physics, self._denoise, scale=self.scale_)[0].numpy()
+
+    def _denoise(self, x: Tensor) -> Tensor:
+        bm3d = require("bm3d", "BM3D")
+        mosaic = to_mosaic(x.numpy())
+        found = np.stack([bm3d.bm3d(channel, self.sigma) for channel in mosaic])
+        return torch.from_numpy(from_mosaic(found, tuple(x.shape)))
+
+
+def to_mosaic(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images (n, C, H, W) side by side in a square of them, (C, m H, m W), the rest 0."""
+    n, c, h, w = images.shape
+    m = math.isqrt(n - 1) + 1
+    tiles = np.zeros((m * m, c, h, w), dtype=images.dtype)
+    tiles[:n] = images
+    return tiles.reshape(m, m, c, h, w).transpose(2, 0, 3, 1, 4).reshape(c, m * h, m * w)
+
+
+def from_mosaic(mosaic: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The inverse of `to_mosaic`, for images of this shape (n, C, H, W)."""
+    n, c, h, w = shape
+    m = math.isqrt(n - 1) + 1
+    tiles = mosaic.reshape(c, m, h, m, w).transpose(1, 3, 0, 2, 4).reshape(m * m, c, h, w)
+    return np.ascontiguousarray(tiles[:n], dtype=np.float32)
+
+
 class UnconstrainedDenoiser:
     """A small residual network of as many parameters, trained by the squared error; no proximal map, no guarantee.
 
@@ -131,8 +179,13 @@ def baselines(system: LearnedProximal) -> Mapping[str, Callable[[int], Any]]:
             size, sigma=system.sigma, n_steps=system.n_steps, batch_size=system._batch_size(architecture), seed=seed
         )
 
-    return {"total variation": lambda seed: TotalVariationModel(), "least squares": lambda seed: LeastSquares(),
-            "DnCNN": network}  # fmt: skip
+    found: dict[str, Callable[[int], Any]] = {
+        "total variation": lambda seed: TotalVariationModel(), "least squares": lambda seed: LeastSquares(),
+        "DnCNN": network,
+    }  # fmt: skip
+    if available("bm3d"):
+        found["BM3D"] = lambda seed: BM3DModel(system.sigma)
+    return found
 
 
 def sources() -> Mapping[str, Any]:

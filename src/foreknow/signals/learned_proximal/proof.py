@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
+from foreknow.common.deps import available
 from foreknow.common.progress import ProgressCallback, Reporter
 from foreknow.common.rng import numpy_stream, seed_of, seeded_init
 from foreknow.common.timing import Stopwatch
@@ -32,6 +33,7 @@ from foreknow.nn.inverse import Certificate, admm, psnr, ssim
 from foreknow.signals.learned_proximal.network import SMALL, VECTOR, Architecture, GradientOfConvex, build_network
 from foreknow.signals.learned_proximal.plain import (
     SCALES,
+    BM3DModel,
     LeastSquares,
     TotalVariationModel,
     UnconstrainedDenoiser,
@@ -240,6 +242,13 @@ def digits(sizes: Sizes, seed: int, tell: Callable[[float], None] = lambda part:
         })  # fmt: skip
         tell(0.6 + 0.25 * (number + 1) / len(runs))
     network, part = networks["matching"][0], sizes.n_checked
+    if available("bm3d"):  # slow, so on some of the digits only
+        with Stopwatch() as watch:
+            restored, setting = _plain(BM3DModel(SIGMA), train, y[:part], "scale_")
+        records.append({
+            "proof": "D", "arm": "BM3D", "seed": seed, "n": part, "psnr": psnr(restored, test[:part]).mean().item(),
+            "psnr_of_LPN": found["LPN"][:part].mean().item(), "seconds": watch.seconds, **setting,
+        })  # fmt: skip
     _, certificate = admm(
         y[:part], deblurring(), network, scale=chosen["LPN"]["scale"], n_iterations=sizes.n_iterations
     )
