@@ -18,6 +18,7 @@ from foreknow.nn import (
     PoolingAttention,
     SetTransformer,
 )
+from foreknow.nn.attention import RMSNorm
 
 WIDTH = 12
 
@@ -267,3 +268,12 @@ def test_pooling_ignores_order_and_fixes_size() -> None:
 def test_bad_settings_are_refused(build: object) -> None:
     with pytest.raises(ConfigError):
         build()  # type: ignore[operator]
+
+
+def test_root_mean_square_keeps_the_precision_of_its_weight_under_autocast():
+    norm, x = RMSNorm(WIDTH), randn(3, WIDTH).float()
+    assert torch.equal(norm(x), nn.RMSNorm(WIDTH)(x))
+    with torch.autocast("cpu", torch.bfloat16):  # warnings are errors here
+        found = norm(x.bfloat16())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, nn.RMSNorm(WIDTH)(x.bfloat16().float()))

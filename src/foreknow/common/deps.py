@@ -24,7 +24,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "curves": ("tensorboard",),
     "mcmc": ("emcee",),
     "bayes": ("pyro",),
-    "bo": ("botorch", "gpytorch"),
+    "bo": ("botorch",),
 }
 """Extra name -> the modules it brings. `pyproject.toml` lists the same packages; a test compares."""
 

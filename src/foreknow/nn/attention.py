@@ -327,8 +327,18 @@ class PoolingAttention(nn.Module):
         return out
 
 
+class RMSNorm(nn.RMSNorm):
+    """Division by the root mean square, never in less than the precision of its weight: under autocast rows may come
+    in bfloat16, whose squares sum badly, and torch's own layer warns of the mixture.
+    """
+
+    def forward(self, x: Float[Tensor, "*rows e"]) -> Float[Tensor, "*rows e"]:
+        """Rows of root mean square one times the learnt weight."""
+        return super().forward(x.to(torch.promote_types(x.dtype, self.weight.dtype)))
+
+
 def _norm(kind: str, width: int) -> nn.Module:
-    return nn.RMSNorm(width) if kind == "rms" else nn.LayerNorm(width)
+    return RMSNorm(width) if kind == "rms" else nn.LayerNorm(width)
 
 
 def _zero_linear(n_in: int, n_out: int, *, bias: bool = True) -> nn.Linear:

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from foreknow.common.errors import ConfigError
 from foreknow.common.validate import check_int, check_option
 from foreknow.core.records import record
-from foreknow.nn.attention import ContextBlock, InducedAttention, KeysValues
+from foreknow.nn.attention import ContextBlock, InducedAttention, KeysValues, RMSNorm
 from foreknow.nn.bar_head import BarHead
 from foreknow.tasks.tabpfn.network import TASKS, TableNetwork
 
@@ -156,7 +156,7 @@ class CellTransformer(TableNetwork):
         inputs = 3 * (1 + len(_NEIGHBOURS)) + 2 * settings.n_frequencies + 2 * _DYADIC
         self.frequencies = nn.Parameter(torch.logspace(-1, 1, settings.n_frequencies, 2.0) * math.pi / 2)
         self.cell_embed = nn.Linear(inputs, w)
-        self.cell_norm = nn.RMSNorm(w)
+        self.cell_norm = RMSNorm(w)
         self.label_embed = _label_encoder(settings, w)
         self.row_label_embed = _label_encoder(settings, e)
         heads = settings.n_column_heads
@@ -170,11 +170,11 @@ class CellTransformer(TableNetwork):
         self.register_buffer("signs", torch.randn(settings.max_features, w).sign())
         self.gathers = nn.ModuleList(ContextBlock(w, heads, norm="rms") for _ in range(settings.n_rounds))
         self.spreads = nn.ModuleList(ContextBlock(w, heads, norm="rms") for _ in range(settings.n_rounds - 1))
-        self.row_norm = nn.RMSNorm(e)
+        self.row_norm = RMSNorm(e)
         self.blocks = nn.ModuleList(
             ContextBlock(e, settings.n_heads, norm="rms", log_n_scaling="mlp") for _ in range(settings.depth)
         )
-        self.out_norm = nn.RMSNorm(e)
+        self.out_norm = RMSNorm(e)
         self.vote: Vote | None = None
         self.bar = None
         if settings.task == "classification":
