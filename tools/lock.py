@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 EXTRAS = (
-    "train", "frames", "polars", "ray", "studies", "control", "rl", "text", "images", "onnx", "mcmc",
+    "train", "frames", "polars", "ray", "studies", "control", "rl", "text", "images", "onnx", "mcmc", "pde",
     "bayes", "bo", "stopping", "curves", "dev", "docs",
 )  # fmt: skip
 HEADER = """\

@@ -12,7 +12,16 @@ import torch
 from scipy import io as scipy_io
 
 from foreknow.common.errors import ConfigError, InputError, MissingExtraError
-from foreknow.data.pde import darcy, diffusion, gaussian_field, read_fields, read_trajectories, solve_darcy, steps_of
+from foreknow.data.pde import (
+    darcy,
+    diffusion,
+    gaussian_field,
+    read_fields,
+    read_trajectories,
+    solve_darcy,
+    solve_elements,
+    steps_of,
+)
 
 # Darcy -------------------------------------------------------------------------------------------------------------
 
@@ -38,25 +47,49 @@ def test_flows_into_every_node_balance() -> None:
             assert flow == pytest.approx(f[i, j] / 6**2)
 
 
-def test_it_agrees_with_finite_elements() -> None:
-    """A smooth coefficient and the same nodes: bilinear elements of scikit-fem, to second order in the spacing."""
-    import skfem
-    from skfem.helpers import dot, grad
+def test_volumes_and_elements_agree_where_the_coefficient_is_smooth() -> None:
+    """To second order in the spacing."""
+    gaps = []
+    for n in (17, 33):
+        x, y = np.meshgrid(*[np.linspace(0, 1, n)] * 2, indexing="ij")
+        a, f = 2 + np.sin(3 * x) * np.cos(2 * y) + x * y, 1 + x - y**2
+        ours, theirs = solve_darcy(a, f), solve_elements(a, f)
+        gaps.append(np.abs(ours - theirs).max() / theirs.max())
+    assert gaps[1] < 2e-3 and gaps[0] / gaps[1] == pytest.approx(4, rel=0.3)
 
-    n = 33
-    line = np.linspace(0, 1, n)
 
-    def coefficient(x, y):
-        return 2 + np.sin(3 * x) * np.cos(2 * y) + x * y
+def test_elements_know_solutions_with_reaction_and_without_flux_at_the_boundary() -> None:
+    """u = cos(pi x) cos(2 pi y) has no slope at the boundary; sin(pi x) sin(pi y) is 0 there."""
+    x, y = np.meshgrid(*[np.linspace(0, 1, 49)] * 2, indexing="ij")
+    for c in (3.0, -7.0):  # damped, and a wave below resonance
+        u = np.cos(np.pi * x) * np.cos(2 * np.pi * y)
+        found = solve_elements(np.full(u.shape, 2.0), (10 * np.pi**2 + c) * u, reaction=c, boundary="neumann")
+        assert np.abs(found - u).max() < 5e-3
+        u = np.sin(np.pi * x) * np.sin(np.pi * y)
+        found = solve_elements(np.ones((2, *u.shape)), (2 * np.pi**2 + c) * u, reaction=np.full(u.shape, c))
+        assert found.shape == (2, 49, 49) and np.abs(found - u).max() < 5e-3
 
-    mesh = skfem.MeshQuad.init_tensor(line, line)
-    basis = skfem.Basis(mesh, skfem.ElementQuad1())
-    stiffness = skfem.BilinearForm(lambda u, v, w: coefficient(*w.x) * dot(grad(u), grad(v))).assemble(basis)
-    load = skfem.LinearForm(lambda v, w: 1.0 * v).assemble(basis)
-    theirs = skfem.solve(*skfem.condense(stiffness, load, D=mesh.boundary_nodes()))
-    columns = np.rint(mesh.p * (n - 1)).astype(int)
-    ours = solve_darcy(coefficient(*np.meshgrid(line, line, indexing="ij")))[columns[0], columns[1]]
-    assert np.abs(ours - theirs).max() < 2e-3 * theirs.max()
+
+def test_pairs_may_come_from_elements() -> None:
+    volumes, elements = darcy(3, 33), darcy(3, 33, solver="elements")
+    np.testing.assert_array_equal(volumes.X, elements.X)
+    assert np.abs(volumes.y - elements.y).max() < 0.1 * volumes.y.max()  # they differ at the jumps
+    with pytest.raises(ConfigError, match="solver"):
+        darcy(3, 33, solver="spectral")
+
+
+@pytest.mark.parametrize(
+    ("a", "options", "words"),
+    [
+        (np.ones((4, 5)), {}, "shape"),
+        (np.zeros((4, 4)), {}, "positive"),
+        (np.ones((4, 4)), {"boundary": "neumann"}, "up to a constant"),
+        (np.ones(4), {}, "shape"),
+    ],
+)
+def test_equations_that_elements_cannot_solve(a: np.ndarray, options: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        solve_elements(a, **options)
 
 
 def test_pairs_are_seeded_and_positive() -> None:

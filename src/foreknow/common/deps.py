@@ -23,6 +23,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "stopping": ("accelerate", "lightning", "optuna"),
     "curves": ("tensorboard",),
     "mcmc": ("emcee",),
+    "pde": ("skfem",),
     "bayes": ("pyro",),
     "bo": ("botorch",),
 }

@@ -10,6 +10,7 @@ _PUBLIC = {
     "read_fields": "foreknow.data.pde.files",
     "read_trajectories": "foreknow.data.pde.files",
     "solve_darcy": "foreknow.data.pde.fields",
+    "solve_elements": "foreknow.data.pde.elements",
     "steps_of": "foreknow.data.pde.files",
 }
 

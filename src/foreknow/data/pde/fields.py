@@ -124,7 +124,9 @@ def _solve_one(a: Array, f: Array) -> Array:
     return u
 
 
-def darcy(n: int, resolution: int = 33, *, kind: str = "smooth", random_state: int = 0) -> Fields:
+def darcy(
+    n: int, resolution: int = 33, *, kind: str = "smooth", solver: str = "volumes", random_state: int = 0
+) -> Fields:
     """Pairs of a coefficient and the pressure of Darcy's flow through it.
 
     The coefficient is 12 where a Gaussian field is positive and 3 elsewhere. "rough" has tau = 5 in place of 3; its
@@ -134,14 +136,21 @@ def darcy(n: int, resolution: int = 33, *, kind: str = "smooth", random_state: i
         n: number of pairs.
         resolution: nodes a side, at least 3.
         kind: "smooth" or "rough".
+        solver: "volumes" (`solve_darcy`), or "elements" (`solve_elements`, which needs scikit-fem); they differ at the
+            jumps of the coefficient.
         random_state: decides the draw; the same coefficients come at every resolution of 64 nodes and more.
 
     Returns:
         X the coefficient and y the pressure, both of shape (n, 1, resolution, resolution).
     """
     check_option("darcy", "kind", kind, tuple(KINDS))
+    check_option("darcy", "solver", solver, ("elements", "volumes"))
     field = gaussian_field(n, resolution, tau=KINDS[kind], rng=numpy_stream(random_state, "darcy", kind))
     a = np.where(field > 0, HIGH, LOW)
+    if solver == "elements":
+        from foreknow.data.pde.elements import solve_elements
+
+        return Fields(a[:, None], solve_elements(a)[:, None])
     return Fields(a[:, None], solve_darcy(a)[:, None])
 
 
