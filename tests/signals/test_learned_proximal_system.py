@@ -296,6 +296,22 @@ def test_training_images_are_read_whole_or_in_pieces(tmp_path) -> None:
 # Price and proof ---------------------------------------------------------------------------------------------------
 
 
+def test_pieces_of_a_photograph_are_never_on_both_sides_of_a_split(tmp_path) -> None:
+    grey = np.linspace(0.1, 0.9, 5)
+    save_images(tmp_path / "photos", [np.full((1, 140, 140), g, dtype=np.float32) for g in grey])  # 16 pieces each
+    source = LearnedProximal.priced_from(tmp_path / "photos")
+    assert source.n_max >= 32 and source.unit == "images"
+    for seed in range(5):
+        split = source.split(source.n_max, seed)
+        learnt, tested = (set(part.X.mean((1, 2, 3)).round(2).tolist()) for part in (split.train, split.test))
+        assert len(learnt | tested) == 5 and not learnt & tested
+    colour = LearnedProximal(**plain.PRICED, random_state=0).set_params(hidden=4, n_steps=4)
+    images = np.random.default_rng(0).random((20, 3, 12, 10)).astype(np.float32)
+    network = colour.plain_baselines()["DnCNN"](0).fit(images).network_
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (network, colour.fit(images).network_)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
+
+
 def test_every_arm_of_a_price_is_measured_in_the_same_way(monkeypatch) -> None:
     monkeypatch.setattr(plain, "TV_WEIGHTS", (0.06,))
     system = LearnedProximal(**{**plain.PRICED, "hidden": 4, "n_steps": 12, "batch_size": 4}, random_state=0)

@@ -269,7 +269,7 @@ class FastCompressedSensing(Physics):
 
 def _hartley(x: Tensor) -> Tensor:
     """The orthonormal Hartley transform of rows (b, n): real, and its own inverse."""
-    waves = torch.fft.fft(x, norm="ortho")
+    waves: Tensor = torch.fft.fft(x, norm="ortho")
     return waves.real - waves.imag
 
 

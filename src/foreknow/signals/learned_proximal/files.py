@@ -17,9 +17,9 @@ from foreknow.common.progress import Progress, ProgressCallback, Reporter
 from foreknow.common.rng import torch_stream
 from foreknow.common.validate import check_int, check_known, check_option, check_real
 from foreknow.core.pictures import ImageGrid
-from foreknow.core.source import Sample
+from foreknow.core.source import ExampleSource, Sample
 from foreknow.core.system import Applied
-from foreknow.data.images import FITS, image_files, read_image, read_images, write_image
+from foreknow.data.images import FITS, Images, image_files, read_image, read_images, write_image
 from foreknow.nn.inverse import (
     SOLVERS,
     Blur,
@@ -32,6 +32,7 @@ from foreknow.nn.inverse import (
 )
 from foreknow.nn.inverse import psnr as psnr_of
 from foreknow.nn.inverse import ssim as ssim_of
+from foreknow.signals.learned_proximal.plain import CHECKED
 
 if TYPE_CHECKING:
     from foreknow.signals.learned_proximal.system import LearnedProximal
@@ -48,6 +49,16 @@ def read_training(paths: Sequence[Path], options: Mapping[str, str]) -> Sample:
 
     Options: `size` (28 or 28x32), `fit` (whole, crop, resize, patches), `channels` (1 or 3), `stride` of patches.
     """
+    return Sample(_training_images(paths, options).pixels)
+
+
+def price_source(path: Path) -> ExampleSource:
+    """A user's images to be priced on; all pieces of a file are learnt from, or all are tested on."""
+    images = _training_images([path], {})
+    return ExampleSource(path.name, images.pixels, groups=images.sources, unit="images", n_min=CHECKED)
+
+
+def _training_images(paths: Sequence[Path], options: Mapping[str, str]) -> Images:
     owner = "foreknow fit learned-proximal"
     check_known(owner, options, ("channels", "fit", "size", "stride"), what="option")
     files = image_files(paths)
@@ -59,7 +70,7 @@ def read_training(paths: Sequence[Path], options: Mapping[str, str]) -> Sample:
     if size is None:
         size = (_PATCH, _PATCH) if large or options.get("fit") == "patches" else (height, width)
     fit = check_option(owner, "fit", options.get("fit", "whole" if size == (height, width) else "patches"), FITS)
-    return Sample(read_images(files, size=size, channels=channels, fit=fit, stride=stride).pixels)
+    return read_images(files, size=size, channels=channels, fit=fit, stride=stride)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ BLUR_SD, NOISE = 1.0, 0.04
 SCALES = (0.5, 2.0)
 """Published weights of the data term, one of which is chosen on validation images."""
 TV_WEIGHTS = (0.02, 0.04, 0.06, 0.08, 0.12)
-_CHECKED = 20
+CHECKED = 20
 """Training images on which a plain method chooses its setting."""
 PRICED: dict[str, Any] = {"hidden": 16, "n_steps": 1000, "batch_size": 16}
 """Settings of the system that `foreknow price` measures."""
@@ -132,21 +132,31 @@ class UnconstrainedDenoiser:
     """A small residual network of as many parameters, trained by the squared error; no proximal map, no guarantee.
 
     Args:
-        n_parameters: of the network.
+        n_parameters: of the network, or how they follow from the shape of an image.
         sigma: of the noise it is trained on.
         n_steps: optimizer steps.
         batch_size: images a step.
         seed: of weights and batches.
     """
 
-    def __init__(self, n_parameters: int, *, sigma: float, n_steps: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        n_parameters: int | Callable[[tuple[int, ...]], int],
+        *,
+        sigma: float,
+        n_steps: int,
+        batch_size: int,
+        seed: int,
+    ) -> None:
         self.n_parameters, self.sigma, self.seed = n_parameters, sigma, seed
         self.n_steps, self.batch_size = n_steps, batch_size
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train, then choose the weight of the data."""
         with seeded_init(seed_of(self.seed, "dncnn")):
-            self.network_ = DnCNN.of_size(self.n_parameters, X.shape[1])
+            wanted = self.n_parameters
+            size = wanted if isinstance(wanted, int) else wanted(tuple(X.shape[1:]))
+            self.network_ = DnCNN.of_size(size, X.shape[1])
         stages = [training.Stage("l2", self.n_steps, 1e-3)]
         training.train_denoiser(
             self.network_, torch.tensor(X, dtype=torch.float32), stages, sigma=self.sigma, batch_size=self.batch_size,
@@ -162,22 +172,22 @@ class UnconstrainedDenoiser:
 
 def best_setting(X: NDArray[Any], settings: tuple[float, ...], restore: Callable[[float, Tensor], Tensor]) -> float:
     """The setting under which the first images, blurred, are restored best."""
-    images = X[:_CHECKED]
+    images = X[:CHECKED]
     y = blurred(images, "deblurring", "validation")
     return max(settings, key=lambda setting: float(psnr(restore(setting, y).numpy(), images).mean()))
 
 
 def baselines(system: LearnedProximal) -> Mapping[str, Callable[[int], Any]]:
     """Plain methods beside this system, as large and as long trained where they are networks."""
-    architecture = system._architecture((1, 28, 28))  # of the digits it is priced on
-    with seeded_init(0):
-        network_of_it = build_network(architecture)
-    size = sum(parameter.numel() for parameter in network_of_it.parameters())
+
+    def size(shape: tuple[int, ...]) -> int:
+        with seeded_init(0):
+            return sum(part.numel() for part in build_network(system._architecture(shape)).parameters())
+
+    batch_size = system._batch_size(system._architecture((1, 28, 28)))  # of the digits it is priced on by default
 
     def network(seed: int) -> UnconstrainedDenoiser:
-        return UnconstrainedDenoiser(
-            size, sigma=system.sigma, n_steps=system.n_steps, batch_size=system._batch_size(architecture), seed=seed
-        )
+        return UnconstrainedDenoiser(size, sigma=system.sigma, n_steps=system.n_steps, batch_size=batch_size, seed=seed)
 
     found: dict[str, Callable[[int], Any]] = {
         "total variation": lambda seed: TotalVariationModel(), "least squares": lambda seed: LeastSquares(),
@@ -193,7 +203,7 @@ def sources() -> Mapping[str, Any]:
     from foreknow.data.photos import handwritten_digits
 
     name = "handwritten digits"
-    return {name: ExampleSource(name, handwritten_digits()[0], unit="images", n_test=200, n_min=_CHECKED)}
+    return {name: ExampleSource(name, handwritten_digits()[0], unit="images", n_test=200, n_min=CHECKED)}
 
 
 def _identity(x: Tensor) -> Tensor:

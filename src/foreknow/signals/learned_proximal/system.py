@@ -328,6 +328,13 @@ class LearnedProximal(System):
 
         return sources()
 
+    @classmethod
+    def priced_from(cls, path: Path) -> Any:
+        """A folder of images; pieces of one image are never on both sides of a split."""
+        from foreknow.signals.learned_proximal.files import price_source
+
+        return price_source(path)
+
     def plain_baselines(self) -> Mapping[str, Callable[[int], Any]]:
         from foreknow.signals.learned_proximal.plain import baselines
 
