@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import runpy
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -316,3 +318,18 @@ def test_a_draw_from_the_prior_reaches_farther_than_without() -> None:
     on, off = (np.asarray(row[0]) for row in picture.images)
     assert on.shape == (65, 65) and len(picture.images[0]) == 2
     assert on[0, 0] > off[0, 0] + 1
+
+
+def test_the_benchmark_reads_the_files_out_of_a_wheel(tmp_path: Path) -> None:
+    """Those of neuraloperator 0.3.0: coefficients as truth values, and no channel."""
+    benchmark = runpy.run_path(str(Path(__file__).resolve().parents[2] / "benchmarks" / "mgno_files.py"))
+    wheel = tmp_path / "some.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for number, name in enumerate(benchmark["FILES"]):
+            pair = {"x": torch.ones(number + 2, 4, 4) > 0, "y": torch.full((number + 2, 4, 4), float(number))}
+            torch.save(pair, tmp_path / name)
+            archive.write(tmp_path / name, f"{benchmark['INSIDE']}/{name}")
+    for place in (wheel, tmp_path):
+        pairs = benchmark["read"](place)
+        assert [pair.X.shape for pair in pairs.values()] == [(n, 1, 4, 4) for n in (2, 3, 4)]
+        assert [float(pair.y.mean()) for pair in pairs.values()] == [0, 1, 2]
