@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import runpy
+import sys
 import warnings
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -333,3 +335,25 @@ def test_the_benchmark_reads_the_files_out_of_a_wheel(tmp_path: Path) -> None:
         pairs = benchmark["read"](place)
         assert [pair.X.shape for pair in pairs.values()] == [(n, 1, 4, 4) for n in (2, 3, 4)]
         assert [float(pair.y.mean()) for pair in pairs.values()] == [0, 1, 2]
+
+
+def test_the_fno_of_neuraloperator_is_an_arm_where_it_is_installed(flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its package brings much that is not needed here, so a stand-in takes its place."""
+    asked: list[dict[str, object]] = []
+
+    def build(**settings: int) -> torch.nn.Module:
+        asked.append(settings)
+        return torch.nn.Conv2d(settings["in_channels"], settings["out_channels"], 1)
+
+    package, models = SimpleNamespace(__spec__=object()), SimpleNamespace(FNO=build)
+    monkeypatch.setitem(sys.modules, "neuralop", package)
+    monkeypatch.setitem(sys.modules, "neuralop.models", models)
+    op = OperatorRegressor(**TINY)
+    model = op.plain_baselines()["FNO of neuraloperator"](0).fit(flow.X[:6], flow.y[:6])
+    assert asked == [
+        {"n_modes": (8, 8), "in_channels": 1, "out_channels": 1, "hidden_channels": 24, "n_layers": 4}
+    ]  # both signs of every wave that 9 nodes carry
+    assert model.predict(flow.X[:2]).shape == (2, 1, 9, 9)
+    assert "FNO of neuraloperator" in proof.arms_of(proof.SIZES["quick"], 0)
+    with pytest.raises(ConfigError, match="library"):
+        FNORegressor(op._configuration().fitting(), library="theirs")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
+from foreknow.common.deps import require
 from foreknow.common.device import resolve_device
 from foreknow.common.rng import seed_of, seeded_init
+from foreknow.common.validate import check_option
 from foreknow.nn.fno import FNO
 from foreknow.physics.mgno.training import FieldModel, Fitting, Normaliser, fit_fields
 
 Array = NDArray[np.floating[Any]]
+LIBRARIES = ("foreknow", "neuralop")
 
 
 class MeanField:
@@ -62,6 +67,7 @@ class FNORegressor:
     Args:
         fitting: how it is trained.
         width, modes, layers: of the network.
+        library: whose network it is, "foreknow" or "neuralop" (the package neuraloperator, where it is installed).
         random_state: seed.
         device: where to compute.
     """
@@ -73,22 +79,34 @@ class FNORegressor:
         width: int = 24,
         modes: int = 12,
         layers: int = 4,
+        library: str = "foreknow",
         random_state: int = 0,
         device: str = "auto",
     ) -> None:
         self.fitting = fitting
         self.width, self.modes, self.layers = width, modes, layers
+        self.library = check_option("FNORegressor", "library", library, LIBRARIES)
         self.random_state, self.device = random_state, device
 
     def fit(self, X: Array, y: Array) -> FNORegressor:
         seed = seed_of(self.random_state, "FNORegressor")
-        modes = min(self.modes, X.shape[2] // 2)
         with seeded_init(seed):
-            network = FNO(X.shape[1], y.shape[1], width=self.width, modes=modes, layers=self.layers)
+            network = self._network(X.shape[1], y.shape[1], min(self.modes, X.shape[2] // 2))
         normalisers = (Normaliser("gaussian", fields.shape[1:]) for fields in (X, y))
         self.model_ = FieldModel(network, *normalisers)
         fit_fields(self.model_, X, y, self.fitting, seed=seed, device=resolve_device(self.device))
         return self
+
+    def _network(self, c_in: int, c_out: int, modes: int) -> nn.Module:
+        if self.library == "foreknow":
+            return FNO(c_in, c_out, width=self.width, modes=modes, layers=self.layers)
+        with warnings.catch_warnings():  # it changes the filters of warnings when it is imported
+            models = require("neuralop.models", "The FNO of neuraloperator")
+            network: nn.Module = models.FNO(
+                n_modes=(2 * modes, 2 * modes), in_channels=c_in, out_channels=c_out, hidden_channels=self.width,
+                n_layers=self.layers,
+            )  # fmt: skip
+        return network
 
     def predict(self, X: Array) -> Array:
         return self.model_.predict(X)

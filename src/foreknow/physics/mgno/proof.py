@@ -12,11 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foreknow.common.deps import available
 from foreknow.common.progress import ProgressCallback, Reporter
 from foreknow.common.rng import numpy_stream, seed_of
 from foreknow.common.timing import Stopwatch
@@ -87,7 +89,8 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
     check_int("prove mgno", "seeds", seeds, low=1)
     sizes = SIZES[preset]
     records: list[Record] = []
-    per_seed = len(sizes.n_train) * 4 + 3 * len(sizes.n_control) + 3
+    n_plain = len(arms_of(sizes, 0)) - len(CONTROLS)
+    per_seed = len(sizes.n_train) * n_plain + len(CONTROLS) * len(sizes.n_control) + 3
     reporter = Reporter(progress, seeds * per_seed)
 
     def add(record: Record) -> None:
@@ -126,9 +129,14 @@ def arms_of(sizes: Sizes, seed: int) -> dict[str, Callable[[], Any]]:
     unet = MultigridPrior(levels, linear=False)
     fno = {**FNO_TRAINING, **sizes.fno}
     fitting = OperatorRegressor(**{**settings, "lr": fno.pop("lr")})._configuration().fitting()
+    peers = {"FNO of neuraloperator": "neuralop"} if available("neuralop") else {}
     return {
         "on": lambda: on,
         "FNO": lambda: FNORegressor(fitting, random_state=seed, **fno),
+        **{
+            name: partial(FNORegressor, fitting, random_state=seed, library=library, **fno)
+            for name, library in peers.items()
+        },
         "PCA ridge": PCARidge,
         "mean field": MeanField,
         "off": on.without_prior,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from foreknow.common.deps import available
 from foreknow.common.errors import CapabilityError, ConfigError, InputError
 from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import seeded_init
@@ -347,11 +348,16 @@ class OperatorRegressor(System):
 
     def plain_baselines(self) -> Mapping[str, Callable[[int], Any]]:
         fitting = self._configuration().fitting()
-        return {
+        found: dict[str, Callable[[int], Any]] = {
             "PCA ridge": lambda seed: PCARidge(),
             "FNO": lambda seed: FNORegressor(fitting, random_state=seed, device=self.device),
             "mean field": lambda seed: MeanField(),
         }
+        if available("neuralop"):
+            found["FNO of neuraloperator"] = lambda seed: FNORegressor(
+                fitting, library="neuralop", random_state=seed, device=self.device
+            )
+        return found
 
     @classmethod
     def read_files(cls, paths: Sequence[Path], options: Mapping[str, str]) -> Sample:
