@@ -341,15 +341,25 @@ def test_the_fno_of_neuraloperator_is_an_arm_where_it_is_installed(flow, monkeyp
     """Its package brings much that is not needed here, so a stand-in takes its place."""
     asked: list[dict[str, object]] = []
 
-    def build(**settings: int) -> torch.nn.Module:
-        asked.append(settings)
-        return torch.nn.Conv2d(settings["in_channels"], settings["out_channels"], 1)
+    class Theirs(torch.nn.Conv2d):
+        """Like the real one it has complex weights, and more than tensors in its state."""
 
-    package, models = SimpleNamespace(__spec__=object()), SimpleNamespace(FNO=build)
+        def __init__(self, **settings: int) -> None:
+            asked.append(settings)
+            super().__init__(settings["in_channels"], settings["out_channels"], 1)
+            self.waves = torch.nn.Parameter(torch.zeros(2, 2, dtype=torch.complex64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + self.waves.abs().sum()
+
+        def state_dict(self, *args: object, **named: object) -> dict:
+            return {**super().state_dict(*args, **named), "_metadata": {"version": "2"}}
+
+    package, models = SimpleNamespace(__spec__=object()), SimpleNamespace(FNO=Theirs)
     monkeypatch.setitem(sys.modules, "neuralop", package)
     monkeypatch.setitem(sys.modules, "neuralop.models", models)
     op = OperatorRegressor(**TINY)
-    model = op.plain_baselines()["FNO of neuraloperator"](0).fit(flow.X[:6], flow.y[:6])
+    model = op.plain_baselines()["FNO of neuraloperator"](0).fit(flow.X[:12], flow.y[:12])
     assert asked == [
         {"n_modes": (8, 8), "in_channels": 1, "out_channels": 1, "hidden_channels": 24, "n_layers": 4}
     ]  # both signs of every wave that 9 nodes carry

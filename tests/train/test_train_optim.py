@@ -86,6 +86,16 @@ def test_moving_average_starts_quickly_and_settles() -> None:
     assert average.n_updates == 300
 
 
+def test_complex_weights_are_trained_too() -> None:
+    """Fourier operators of other libraries have them; the fused steps of torch do not take them."""
+    net = nn.Module()
+    net.waves = nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))
+    (optimizer,) = build_optimizers(net, TrainConfig(n_steps=1, optimizer="adam", lr=0.1))
+    net.waves.abs().sum().backward()
+    optimizer.step()
+    assert float(net.waves.detach().abs().max()) < 1
+
+
 def test_sgd_has_the_momentum_of_the_first_beta_and_decays_matrices_only() -> None:
     with seeded_init(0):
         net = nn.Linear(2, 2)

@@ -99,7 +99,7 @@ def build_optimizers(module: nn.Module, config: TrainConfig) -> list[torch.optim
     if groups and config.optimizer == "sgd":
         optimizers.append(torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0]))
     elif groups:
-        fused = all(p.device.type in ("cpu", "cuda") for _, p in named)
+        fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for _, p in named)
         kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
         optimizers.append(kind(groups, lr=config.lr, betas=config.betas, fused=fused))
     return optimizers

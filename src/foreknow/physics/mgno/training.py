@@ -167,6 +167,8 @@ def fit_fields(
         return loss_of(module(pair[0]) / unit, pair[1], floor).sum()
 
     errors: list[float] = []
+    # not state_dict(), in which networks of other libraries hold more than tensors
+    kept: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     best: dict[str, Tensor] = {}
 
     def after(info: StepInfo) -> None:
@@ -177,7 +179,7 @@ def fit_fields(
             predicted, truth = (torch.as_tensor(fields / unit) for fields in (model.predict(X[held]), y[held]))
             errors.append(float(relative_l2(predicted, truth, floor).mean()))
             if not errors[-1] > min(errors):
-                best.update({name: value.clone() for name, value in model.state_dict().items()})
+                best.update({name: value.detach().clone() for name, value in kept.items()})
 
     train(
         model,
@@ -199,8 +201,9 @@ def fit_fields(
         device=device,
         on_step=after,
     )
-    if best:
-        model.load_state_dict(best)
+    with torch.no_grad():
+        for name, value in best.items():
+            kept[name].copy_(value)
     return Course(tuple(errors), int(np.argmin(errors)) + 1 if errors else fitting.epochs, n)
 
 
