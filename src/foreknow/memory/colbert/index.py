@@ -221,7 +221,7 @@ class PlaidIndex:
         match = self.codec.centroids @ query.T  # K, l
         found: list[NDArray[np.int64]] = []
         n_cells = min(settings.n_cells, len(match))
-        wanted = min(max(k, settings.n_candidates), self.n_documents)
+        wanted = max(1, min(max(k, settings.n_candidates), self.n_documents))
         while sum(map(len, found)) < wanted and n_cells < 2 * len(match):  # lists are short, or much was deleted
             nearest = np.argpartition(-match, min(n_cells, len(match)) - 1, axis=0)[:n_cells]
             found = [segment.lookup(np.unique(nearest)) for segment in self.segments]
