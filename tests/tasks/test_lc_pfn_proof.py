@@ -9,6 +9,7 @@ import torch
 from foreknow.common.deps import available
 from foreknow.common.errors import InputError
 from foreknow.core.predictive import Gaussian
+from foreknow.data.fashion_mnist import Images, fashion_mnist
 from foreknow.tasks import CurvePrior
 from foreknow.tasks.lc_pfn import proof, runs
 from foreknow.tasks.lc_pfn.baselines import MCMCSettings, sample_posterior
@@ -73,11 +74,27 @@ def test_runs_repeat_and_rise():
 
 def test_runs_are_kept_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(runs, "_train", lambda job: np.full(job[2], job[0] / 10))
+    monkeypatch.setattr(runs, "_train", lambda job: np.full(job[2], runs.TASKS.index(job[0]) / 10))
     first = runs.trained_runs(2, 3, keep=True)
     monkeypatch.setattr(runs, "_train", None)
     assert np.array_equal(runs.trained_runs(2, 3, keep=True).values, first.values)
     assert [path.name for path in (tmp_path / "foreknow").iterdir()] == ["lc-pfn-runs-1-2-3.npz"]
+
+
+def tiny_clothes() -> Images:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (1200, 4, 4)).astype(np.uint8), rng.integers(0, 10, 1200)
+    return Images(x, y, x, y)
+
+
+def test_runs_on_clothes_need_their_files(monkeypatch, tmp_path):
+    monkeypatch.setattr(runs, "fashion_mnist", tiny_clothes)
+    found = runs.trained_runs(1, 2, tasks=runs.CLOTHES)
+    assert found.tasks == runs.CLOTHES and found.values.shape == (2, 2)
+    assert {len(runs._task(name)[0]) for name in runs.CLOTHES} == {600, 150}
+    monkeypatch.setattr(runs, "fashion_mnist", lambda: fashion_mnist(tmp_path))
+    claims, arms, notes = proof._clothes(proof.SIZES["quick"])
+    assert not claims and not arms and "is not there" in notes[0]
 
 
 def test_source_of_runs_splits_by_time():
@@ -109,6 +126,7 @@ def test_sample_size_curves_are_means_by_rank(tmp_path, monkeypatch):
 
 def test_the_whole_proof_in_quick(monkeypatch):
     monkeypatch.setenv("FOREKNOW_LCDB", "/no-such-file")
+    monkeypatch.setattr(runs, "fashion_mnist", tiny_clothes)
     told = []
     evidence = proof.prove(preset="quick", seeds=1, progress=told.append)
     names = [claim.name[0] for claim in evidence.claims]

@@ -2,7 +2,7 @@
 
 P. Curves drawn from the prior, cut at 10, 20 and 40 of 50 epochs: the network against the posterior of the same prior
    sampled by MCMC (on fewer curves), a least-squares power law and the last value; all densities on the same buckets.
-R. Runs of small networks on ten tasks, and mean sample-size curves of LCDB where it is found.
+R. Runs of small networks on ten tasks; where they are found, runs on Fashion-MNIST and mean sample-size curves (LCDB).
 S. Early stopping: the runs of a task compete in random order; a run is given up when the chance of beating the best so
    far is at most 5% at every epoch left. Against successive halving and running everything.
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foreknow.common.deps import available
+from foreknow.common.errors import InputError
 from foreknow.common.progress import ProgressCallback, Reporter
 from foreknow.common.rng import numpy_stream, seed_of, torch_stream
 from foreknow.common.timing import Stopwatch
@@ -36,7 +37,7 @@ from foreknow.tasks.lc_pfn.network import CurveNetwork, inputs
 from foreknow.tasks.lc_pfn.normalizer import within_unit
 from foreknow.tasks.lc_pfn.presets import ARMS, prior_of, shipped_network
 from foreknow.tasks.lc_pfn.prior import CurvePrior
-from foreknow.tasks.lc_pfn.runs import TASKS, Runs, database_curves, database_file, trained_runs
+from foreknow.tasks.lc_pfn.runs import CLOTHES, TASKS, Runs, database_curves, database_file, trained_runs
 from foreknow.tasks.lc_pfn.stopping_rule import should_stop
 from foreknow.tasks.lc_pfn.system import CurveExtrapolator
 
@@ -138,7 +139,7 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
             keep=preset != "quick",
             tell=lambda done, of: reporter.advance(n_chains + done // 10, f"trained {done} of {of} networks"),
         )
-        for part in (_real_curves(runs, reporter), _stopping(runs, seeds, reporter), _database()):
+        for part in (_real_curves(runs, reporter), _stopping(runs, seeds, reporter), _clothes(sizes), _database()):
             claims, arms, notes = claims + part[0], arms + part[1], notes + part[2]
         reporter.advance(total, "done")
     return Evidence(
@@ -306,6 +307,21 @@ def _score_real(nets: dict[str, CurveNetwork], values: Tensor, cut: int) -> dict
     bars |= _baselines(values.numpy(), cut, horizon, nets["ours"].borders)
     truth = values[:, cut:]
     return {name: Scores.of(inside := within_unit(bar), truth.to(inside.dtype)) for name, bar in bars.items()}
+
+
+def _clothes(sizes: Sizes) -> Part:
+    """Runs on Fashion-MNIST, where its files are; a record only, like that of LCDB."""
+    try:
+        runs = trained_runs(sizes.n_runs, HORIZON, tasks=CLOTHES, keep=sizes.n_runs > 10)
+    except InputError as error:
+        return [], [], [f"R: {error} Runs on images of clothes were not measured."]
+    nets, values = _real_networks(), torch.as_tensor(runs.values)
+    arms = [
+        score.record(proof="R", arm=name, cut=cut, data="Fashion-MNIST")
+        for cut in REAL_CUTS
+        for name, score in _score_real(nets, values, cut).items()
+    ]
+    return [], arms, []
 
 
 def _database() -> Part:

@@ -1,7 +1,8 @@
 """Real learning curves, made on the spot or read from the Learning Curve Database.
 
-`trained_runs` trains small networks with random settings on ten tasks from scikit-learn's own data and notes their
-validation accuracy after every epoch. `database_curves` reads mean curves over sample sizes (LCDB, Mohr et al. 2022).
+`trained_runs` trains small networks with random settings on ten tasks from scikit-learn's own data, or on images of
+clothes (Fashion-MNIST), and notes their validation accuracy after every epoch. `database_curves` reads mean curves over
+sample sizes (LCDB, Mohr et al. 2022).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from foreknow.common.files import atomic_path, hash_bytes
 from foreknow.common.rng import numpy_stream
 from foreknow.core.evidence import n_cores
 from foreknow.core.source import Sample, Split
+from foreknow.data.fashion_mnist import fashion_mnist
 
 Floats = NDArray[np.float64]
 TASKS = (
@@ -40,6 +42,8 @@ TASKS = (
     "patches, how high",
 )
 """What the networks learn; a task is a group of runs that compete."""
+CLOTHES = ("clothes", "clothes, few rows")
+"""Two tasks of Fashion-MNIST, for which its files must be there."""
 
 _VERSION = 1  # of what `trained_runs` makes; part of the cache's name
 
@@ -50,11 +54,13 @@ class Runs:
 
     Args:
         values: shape (n_runs, n_epochs).
-        task: index in `TASKS` of each run, shape (n_runs,).
+        task: index in `tasks` of each run, shape (n_runs,).
+        tasks: what was learnt.
     """
 
     values: Floats
     task: NDArray[np.int64]
+    tasks: tuple[str, ...] = TASKS
 
 
 def cache_folder() -> Path:
@@ -63,24 +69,31 @@ def cache_folder() -> Path:
 
 
 def trained_runs(
-    n_each: int, n_epochs: int, *, keep: bool = False, tell: Callable[[int, int], None] | None = None
+    n_each: int,
+    n_epochs: int,
+    *,
+    tasks: tuple[str, ...] = TASKS,
+    keep: bool = False,
+    tell: Callable[[int, int], None] | None = None,
 ) -> Runs:
     """Train `n_each` networks on every task; run i of a task is the same whatever `n_each`.
 
     Args:
         n_each: runs a task.
         n_epochs: of every run.
+        tasks: `TASKS` or `CLOTHES`.
         keep: read them from, and write them to, the cache folder.
         tell: told (done, total) after every run.
     """
-    path = cache_folder() / f"lc-pfn-runs-{_VERSION}-{n_each}-{n_epochs}.npz"
-    task = np.repeat(np.arange(len(TASKS)), n_each)
+    kind = "runs" if tasks == TASKS else "clothes"
+    path = cache_folder() / f"lc-pfn-{kind}-{_VERSION}-{n_each}-{n_epochs}.npz"
+    task = np.repeat(np.arange(len(tasks)), n_each)
     if keep and path.is_file():
         with np.load(path, allow_pickle=False) as stored:
             values = stored["values"]
         if values.shape == (len(task), n_epochs):
-            return Runs(values, task)
-    jobs = [(int(t), i % n_each, n_epochs) for i, t in enumerate(task)]
+            return Runs(values, task, tasks)
+    jobs = [(tasks[t], i % n_each, n_epochs) for i, t in enumerate(task)]
     rows: list[Floats] = []
     if len(jobs) < 50:
         for job in jobs:
@@ -96,18 +109,18 @@ def trained_runs(
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, values=values)
-    return Runs(values, task)
+    return Runs(values, task, tasks)
 
 
-def _train(job: tuple[int, int, int]) -> Floats:
+def _train(job: tuple[str, int, int]) -> Floats:
     """Validation accuracy after every epoch of one network with random settings."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
     from threadpoolctl import threadpool_limits
 
     task, run, n_epochs = job
-    x, y, x_test, y_test = _task(TASKS[task])
-    rng = numpy_stream(run, "lc-pfn", "run", TASKS[task])
+    x, y, x_test, y_test = _task(task)
+    rng = numpy_stream(run, "lc-pfn", "run", task)
     width = round(float(np.exp(rng.uniform(np.log(4), np.log(96)))))
     network = MLPClassifier(
         hidden_layer_sizes=(width,) * int(rng.integers(1, 3)),
@@ -137,6 +150,10 @@ def _task(name: str) -> tuple[Floats, NDArray[np.int64], Floats, NDArray[np.int6
     y: Any
     if name.startswith("patches"):
         x, y = _patches(rng, name.endswith("high"))
+    elif name in CLOTHES:
+        images = fashion_mnist()
+        chosen = rng.choice(len(images.x), 1100, replace=False)
+        x, y = images.x[chosen].reshape(len(chosen), -1), images.y[chosen]
     elif name.startswith("diabetes"):
         x, y = datasets.load_diabetes(return_X_y=True)
         y = (y > np.median(y)).astype(np.int64)
@@ -146,7 +163,7 @@ def _task(name: str) -> tuple[Floats, NDArray[np.int64], Floats, NDArray[np.int6
     order = rng.permutation(len(x))
     x, y = np.asarray(x, dtype=np.float64)[order], np.asarray(y, dtype=np.int64)[order]
     n_test = min(500, len(x) // 2)
-    n_train = {"digits, few rows": 150}.get(name, min(600, len(x) - n_test))
+    n_train = 150 if name.endswith("few rows") else min(600, len(x) - n_test)
     if name.endswith("even or odd"):
         y = y % 2
     if name.endswith("noisy pixels"):
@@ -197,7 +214,7 @@ class CurveSource:
         """The first `size` epochs of this seed's run to learn from, the rest to be measured on."""
         if not self.n_min <= size <= self.n_max:
             raise InputError(f"{self.name}: the size must be in {self.n_min}..{self.n_max} epochs, got {size}.")
-        values = _train((seed % len(TASKS), 10_000 + seed, self._n_epochs))
+        values = _train((TASKS[seed % len(TASKS)], 10_000 + seed, self._n_epochs))
         epochs = np.arange(1.0, self._n_epochs + 1)[:, None]
         return Split(Sample(epochs[:size], values[:size]), Sample(epochs[size:], values[size:]))
 
