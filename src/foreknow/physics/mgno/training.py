@@ -168,7 +168,7 @@ def fit_fields(
 
     errors: list[float] = []
     # not state_dict(), in which networks of other libraries hold more than tensors
-    kept: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    weights: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     best: dict[str, Tensor] = {}
 
     def after(info: StepInfo) -> None:
@@ -179,7 +179,7 @@ def fit_fields(
             predicted, truth = (torch.as_tensor(fields / unit) for fields in (model.predict(X[held]), y[held]))
             errors.append(float(relative_l2(predicted, truth, floor).mean()))
             if not errors[-1] > min(errors):
-                best.update({name: value.detach().clone() for name, value in kept.items()})
+                best.update({name: value.detach().clone() for name, value in weights.items()})
 
     train(
         model,
@@ -203,7 +203,7 @@ def fit_fields(
     )
     with torch.no_grad():
         for name, value in best.items():
-            kept[name].copy_(value)
+            weights[name].copy_(value)
     return Course(tuple(errors), int(np.argmin(errors)) + 1 if errors else fitting.epochs, n)
 
 
