@@ -1,6 +1,25 @@
 """Networks of infinite width: Gaussian process (NNGP) and tangent kernel (NTK), and the finite networks of both."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from foreknow.common.lazy import lazy_names as _lazy_names
+
+if _TYPE_CHECKING:
+    from foreknow.nn.infinite.activations import (
+        ACTIVATIONS,
+        GELU,
+        Activation,
+        Elementwise,
+        Erf,
+        Hermite,
+        Identity,
+        ReLU,
+        Tanh,
+        as_activation,
+    )
+    from foreknow.nn.infinite.conv import Convolutional
+    from foreknow.nn.infinite.dense import FullyConnected, Gram, layer, layer_ntk
+    from foreknow.nn.infinite.finite import WideNetwork, empirical_ntk
 
 _PUBLIC = {
     "ACTIVATIONS": "foreknow.nn.infinite.activations",
@@ -22,6 +41,24 @@ _PUBLIC = {
     "layer_ntk": "foreknow.nn.infinite.dense",
 }
 
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = [
+    "ACTIVATIONS",
+    "GELU",
+    "Activation",
+    "Convolutional",
+    "Elementwise",
+    "Erf",
+    "FullyConnected",
+    "Gram",
+    "Hermite",
+    "Identity",
+    "ReLU",
+    "Tanh",
+    "WideNetwork",
+    "as_activation",
+    "empirical_ntk",
+    "layer",
+    "layer_ntk",
+]
 
 __getattr__, __dir__ = _lazy_names(__name__, _PUBLIC)
