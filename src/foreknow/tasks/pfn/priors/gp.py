@@ -18,7 +18,7 @@ from foreknow.common.validate import check_bool, check_int, check_option
 from foreknow.core.batch import Batch
 from foreknow.core.prior import Prior, Simulator
 from foreknow.core.registry import register
-from foreknow.nn.linalg import jittered_cholesky as cholesky
+from foreknow.nn.linalg import jittered_cholesky
 from foreknow.tasks.pfn.card import CARD
 from foreknow.tasks.pfn.priors.hyper import (
     Fixed,
@@ -148,7 +148,7 @@ class GPPrior(Simulator):
             source = uniform if self.x == "uniform" else normal
             x = source((n, n_rows, self.n_features), generator, device, dtype)
             z = normal((n, n_rows, 1), generator, device, dtype)
-            factor = cholesky(covariance(self.kernel, x, lengthscale, outputscale, noise))
+            factor = jittered_cholesky(covariance(self.kernel, x, lengthscale, outputscale, noise))
             info = {"lengthscale": lengthscale, "outputscale": outputscale, "noise": noise}
             return x, (factor @ z).squeeze(-1), info
 
@@ -284,7 +284,7 @@ def posterior_moments(
     if n == 0:
         sd = (outputscale + noise).sqrt()[..., None].expand(*outputscale.shape, m)
         return torch.zeros_like(sd), sd.clone(), torch.zeros_like(outputscale)
-    factor = cholesky(covariance(kernel, context_x, lengthscale, outputscale, noise))
+    factor = jittered_cholesky(covariance(kernel, context_x, lengthscale, outputscale, noise))
     if bool(factor.isnan().any()):
         raise ConvergenceError(
             "the covariance of the context has no Cholesky factor even with jitter.",
