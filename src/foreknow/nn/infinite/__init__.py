@@ -19,7 +19,17 @@ if _TYPE_CHECKING:
     )
     from foreknow.nn.infinite.conv import Convolutional
     from foreknow.nn.infinite.dense import FullyConnected, Gram, layer, layer_ntk
-    from foreknow.nn.infinite.finite import WideNetwork, empirical_ntk
+    from foreknow.nn.infinite.finite import WideNetwork, empirical_ntk, layerwise_ntk
+    from foreknow.nn.infinite.sphere import (
+        DeepKernels,
+        DeepKernelTable,
+        ErfDual,
+        PolynomialDual,
+        ReLUDual,
+        SphereDual,
+        deep_kernels,
+        dual_on_sphere,
+    )
 
 _PUBLIC = {
     "ACTIVATIONS": "foreknow.nn.infinite.activations",
@@ -34,7 +44,16 @@ _PUBLIC = {
     "Identity": "foreknow.nn.infinite.activations",
     "ReLU": "foreknow.nn.infinite.activations",
     "Tanh": "foreknow.nn.infinite.activations",
+    "DeepKernelTable": "foreknow.nn.infinite.sphere",
+    "DeepKernels": "foreknow.nn.infinite.sphere",
+    "ErfDual": "foreknow.nn.infinite.sphere",
+    "PolynomialDual": "foreknow.nn.infinite.sphere",
+    "ReLUDual": "foreknow.nn.infinite.sphere",
+    "SphereDual": "foreknow.nn.infinite.sphere",
     "WideNetwork": "foreknow.nn.infinite.finite",
+    "deep_kernels": "foreknow.nn.infinite.sphere",
+    "dual_on_sphere": "foreknow.nn.infinite.sphere",
+    "layerwise_ntk": "foreknow.nn.infinite.finite",
     "as_activation": "foreknow.nn.infinite.activations",
     "empirical_ntk": "foreknow.nn.infinite.finite",
     "layer": "foreknow.nn.infinite.dense",
@@ -46,19 +65,28 @@ __all__ = [
     "GELU",
     "Activation",
     "Convolutional",
+    "DeepKernelTable",
+    "DeepKernels",
     "Elementwise",
     "Erf",
+    "ErfDual",
     "FullyConnected",
     "Gram",
     "Hermite",
     "Identity",
+    "PolynomialDual",
     "ReLU",
+    "ReLUDual",
+    "SphereDual",
     "Tanh",
     "WideNetwork",
     "as_activation",
+    "deep_kernels",
+    "dual_on_sphere",
     "empirical_ntk",
     "layer",
     "layer_ntk",
+    "layerwise_ntk",
 ]
 
 __getattr__, __dir__ = _lazy_names(__name__, _PUBLIC)
