@@ -8,14 +8,29 @@ if _TYPE_CHECKING:
     from foreknow.functions.scale_mixture_nngp.classifier import NNGPClassifier
     from foreknow.functions.scale_mixture_nngp.prior import BurrXII, FixedScale, InverseGamma, LogNormal
     from foreknow.functions.scale_mixture_nngp.system import NNGP
+    from foreknow.functions.wide_deep_optimality.prior import (
+        HermiteActivation,
+        NamedActivation,
+        SingularActivation,
+        design_activation,
+        singular_activation,
+    )
+    from foreknow.functions.wide_deep_optimality.system import DeepNTKClassifier, HilbertKernelClassifier
 
 __all__ = [
     "NNGP",
     "BurrXII",
+    "DeepNTKClassifier",
     "FixedScale",
+    "HermiteActivation",
+    "HilbertKernelClassifier",
     "InverseGamma",
     "LogNormal",
     "NNGPClassifier",
+    "NamedActivation",
+    "SingularActivation",
+    "design_activation",
+    "singular_activation",
 ]
 
 __getattr__, __dir__ = _lazy_names(
@@ -27,5 +42,12 @@ __getattr__, __dir__ = _lazy_names(
         "LogNormal": "foreknow.functions.scale_mixture_nngp.prior",
         "NNGP": "foreknow.functions.scale_mixture_nngp.system",
         "NNGPClassifier": "foreknow.functions.scale_mixture_nngp.classifier",
+        "DeepNTKClassifier": "foreknow.functions.wide_deep_optimality.system",
+        "HilbertKernelClassifier": "foreknow.functions.wide_deep_optimality.system",
+        "HermiteActivation": "foreknow.functions.wide_deep_optimality.prior",
+        "NamedActivation": "foreknow.functions.wide_deep_optimality.prior",
+        "SingularActivation": "foreknow.functions.wide_deep_optimality.prior",
+        "design_activation": "foreknow.functions.wide_deep_optimality.prior",
+        "singular_activation": "foreknow.functions.wide_deep_optimality.prior",
     },
 )

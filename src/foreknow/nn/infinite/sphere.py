@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -293,9 +294,9 @@ class DeepKernelTable:
         return log_k.where(~same, self.log_k_diagonal), sign.where(~same, 1.0)
 
 
-def _polynomial(coefficients: object, s: Tensor) -> Tensor:
+def _polynomial(coefficients: Sequence[float], s: Tensor) -> Tensor:
     """Horner's scheme, lowest power first."""
     total = torch.zeros_like(s)
-    for value in reversed(tuple(coefficients)):  # type: ignore[arg-type,call-overload]
+    for value in reversed(coefficients):
         total = total * s + value
     return total
