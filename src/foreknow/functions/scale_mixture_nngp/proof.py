@@ -59,7 +59,7 @@ class Sizes:
 
 SIZES = {
     "quick": Sizes(1, 1, 30, 5, 300, 64, 20, 40, 3, 1),
-    "small": Sizes(10, 5, 120, 60, 2000, 512, 300, 300, 40, 6),
+    "small": Sizes(6, 3, 100, 50, 2000, 512, 300, 300, 25, 6),
     "paper": Sizes(10, 10, 500, 200, 10_000, 512, 2000, 1000, 300, 6),
 }
 
@@ -69,7 +69,6 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "burr": {"prior": BurrXII(2.0, 1.0)},
     "t-fitted": {"prior": "paper", "fit_prior": True},
     "nngp-fixed-scale": {"prior": FixedScale(1.0, known=True)},
-    "wrong": {"prior": "wrong"},
 }
 PLAIN: dict[str, Callable[[Array, Array, Array], Predictive]] = {
     "sklearn-gp": sklearn_gp,

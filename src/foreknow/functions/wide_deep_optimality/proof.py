@@ -56,7 +56,7 @@ class Sizes:
 
 SIZES = {
     "quick": Sizes(40_000, (100, 200), 200, 1, (50, 100, 1_000_000), (40, 500), 64),
-    "small": Sizes(40_000, (100, 400, 1600, 6400), 2000, 10, (200, 2000, 1_000_000), (200, 5000), 2048),
+    "small": Sizes(40_000, (100, 400, 1600, 6400), 1000, 5, (200, 2000, 1_000_000), (200, 5000), 2048),
     "paper": Sizes(40_000, (100, 400, 1600, 6400, 20_000), 5000, 10, (200, 2000, 1_000_000), (1000, 20_000), 4096),
 }
 
@@ -66,7 +66,7 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
 
     Args:
         preset: "quick" takes seconds, "small" some minutes on one core.
-        seeds: of the regimes and the finite networks; the consistency part has 10 in any case.
+        seeds: of the regimes and the finite networks; the consistency part has its own number.
         progress: told of finished parts.
     """
     check_option("prove wide-deep-optimality", "preset", preset, PRESETS)

@@ -221,7 +221,7 @@ def deep_kernels(dual: SphereDual, delta: Tensor, depth: int) -> DeepKernels:
     m = dual.order
     moving = delta > 0
     for done in range(depth):
-        if m == 1 and not bool((moving & (s.abs() > 1e-18)).any()):  # only the lowest power is left
+        if m == 1 and not bool((moving & (s.abs() > 1e-18) & (s.abs() < 1)).any()):  # only the lowest power is left
             log_s = log_s + (depth - done) * math.log(dual.slope_at_zero)
             ratio = ratio + (depth - done)
             break
@@ -246,6 +246,9 @@ def deep_kernels(dual: SphereDual, delta: Tensor, depth: int) -> DeepKernels:
         log_s, sign = s.abs().clamp_min(tiny).log(), torch.where(s < 0, -1.0, 1.0).to(s)
         log_k, sign_k = ratio.abs().clamp_min(tiny).log(), torch.where(ratio < 0, -1.0, 1.0).to(s)
     top = log_diagonal(dual, depth)
+    if m:  # an opposite row of an odd or even dual stays opposite or becomes the same
+        opposite = moving & (s.abs() == 1)
+        log_s, log_k, sign_k = log_s.where(~opposite, 0.0), log_k.where(~opposite, top), sign_k.where(~opposite, sign)
     log_s, sign = log_s.where(moving, 0.0), sign.where(moving, 1.0)
     return DeepKernels(log_s, sign, log_k.where(moving, top), sign_k.where(moving, 1.0), top)
 
