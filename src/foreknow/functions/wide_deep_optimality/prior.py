@@ -246,7 +246,7 @@ def design_activation(alpha: float, *, power: int | None = None) -> HermiteActiv
         rest = -math.expm1(log_a)  # 1 - a
         return -2 * log_a / math.log1p((power - 1) * rest) - alpha
 
-    log_a = optimize.brentq(excess, -400.0, -1e-9, xtol=1e-14, rtol=1e-14)
+    log_a = optimize.brentq(excess, -alpha * math.log(power) - 1, -1e-9, xtol=1e-14, rtol=1e-14)
     a = math.exp(log_a)
     return HermiteActivation((0.0, math.sqrt(a), *[0.0] * (power - 2), math.sqrt(-math.expm1(log_a))))
 

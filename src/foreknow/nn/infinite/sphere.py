@@ -219,9 +219,12 @@ def deep_kernels(dual: SphereDual, delta: Tensor, depth: int) -> DeepKernels:
     log_s, ratio = s.abs().log(), torch.ones_like(s)  # ratio is K / S
     tiny = torch.finfo(s.dtype).tiny
     m = dual.order
-    moving = delta > 0
+    # A row itself stays at cosine 1, and of an odd or even dual its opposite at -1 or 1: closed forms serve these.
+    end = float(dual.quotient(torch.tensor(-1.0, dtype=torch.float64))) * (-1) ** m
+    opposite = (delta == 2) & (m > 0) & math.isclose(abs(end), 1.0, rel_tol=1e-12) & (depth > 0)
+    moving = (delta > 0) & ~opposite
     for done in range(depth):
-        if m == 1 and not bool((moving & (s.abs() > 1e-18) & (s.abs() < 1)).any()):  # only the lowest power is left
+        if m == 1 and not bool((moving & (s.abs() > 1e-18)).any()):  # only the lowest power is left
             log_s = log_s + (depth - done) * math.log(dual.slope_at_zero)
             ratio = ratio + (depth - done)
             break
@@ -246,11 +249,9 @@ def deep_kernels(dual: SphereDual, delta: Tensor, depth: int) -> DeepKernels:
         log_s, sign = s.abs().clamp_min(tiny).log(), torch.where(s < 0, -1.0, 1.0).to(s)
         log_k, sign_k = ratio.abs().clamp_min(tiny).log(), torch.where(ratio < 0, -1.0, 1.0).to(s)
     top = log_diagonal(dual, depth)
-    if m:  # an opposite row of an odd or even dual stays opposite or becomes the same
-        opposite = moving & (s.abs() == 1)
-        log_s, log_k, sign_k = log_s.where(~opposite, 0.0), log_k.where(~opposite, top), sign_k.where(~opposite, sign)
-    log_s, sign = log_s.where(moving, 0.0), sign.where(moving, 1.0)
-    return DeepKernels(log_s, sign, log_k.where(moving, top), sign_k.where(moving, 1.0), top)
+    log_s, log_k = log_s.where(moving, 0.0), log_k.where(moving, top)
+    sign, sign_k = (v.where(moving, 1.0).where(~opposite, math.copysign(1.0, end)) for v in (sign, sign_k))
+    return DeepKernels(log_s, sign, log_k, sign_k, top)
 
 
 def log_diagonal(dual: SphereDual, depth: int) -> float:
@@ -269,17 +270,16 @@ class DeepKernelTable:
     Args:
         dual: of the activation.
         depth: layers.
-        n_points: of the table; its error is below 1e-3 of the logarithm from 2000 on, but for the neighbourhood of
-            sign changes.
+        n_points: of the table.
     """
 
     def __init__(self, dual: SphereDual, depth: int, *, n_points: int = 4000) -> None:
         check_int("DeepKernelTable", "n_points", n_points, low=100)
-        near = torch.logspace(-18, 0, 3 * n_points // 4, dtype=torch.float64)
-        far = torch.linspace(1, 2, n_points - len(near) + 1, dtype=torch.float64)[1:]
+        # Orthogonal rows, where the kernel may be exactly 0 and its logarithm endless, lie between two points.
+        near = torch.logspace(-18, math.log10(0.9999), 3 * n_points // 4, dtype=torch.float64)
+        far = torch.linspace(1.0001, 2, n_points - len(near), dtype=torch.float64)
         self.delta = torch.cat([near, far])
         found = deep_kernels(dual, self.delta, depth)
-        # A cosine of exactly 0 or a kernel of exactly 0 has log -inf, which must not spoil its neighbours.
         self.log_k, self.sign = found.log_ntk.clamp_min(-1e300), found.sign_ntk
         self.log_k_diagonal = found.log_ntk_diagonal
         self.log_delta = self.delta.log()
