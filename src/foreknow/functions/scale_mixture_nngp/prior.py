@@ -180,7 +180,7 @@ class InverseGamma(ScalePrior):
         return torch.from_numpy(self.b / special.gammainccinv(self.a, u.numpy()))
 
     def log_marginal(self, q: Tensor, log_det: Tensor, n: int, *parameters: Tensor | float, n_draws: int = 0) -> Tensor:
-        a, b = (torch.as_tensor(value).to(q) for value in parameters or (self.a, self.b))
+        a, b = (torch.as_tensor(value, dtype=q.dtype, device=q.device) for value in parameters or (self.a, self.b))
         gain = torch.lgamma(a + 0.5 * n) - torch.lgamma(a)
         # (a + n/2) log(b + q/2) - a log b = a log1p(q / 2b) + n/2 log(b + q/2), which stays exact for huge a and b.
         power = a * torch.log1p(0.5 * q / b) + 0.5 * n * (b + 0.5 * q).log()
@@ -219,7 +219,7 @@ class BurrXII(ScalePrior):
         return FixedScale((2 ** (1 / self.k) - 1) ** (1 / self.c), known=self.known)
 
     def log_density(self, s2: Tensor, *parameters: Tensor | float) -> Tensor:
-        c, k = (torch.as_tensor(value).to(s2) for value in parameters or (self.c, self.k))
+        c, k = (torch.as_tensor(value, dtype=s2.dtype, device=s2.device) for value in parameters or (self.c, self.k))
         log_s2 = s2.log()
         return (c * k).log() + (c - 1) * log_s2 - (k + 1) * torch.nn.functional.softplus(c * log_s2)
 
@@ -251,7 +251,9 @@ class LogNormal(ScalePrior):
         return FixedScale(self.median, known=self.known)
 
     def log_density(self, s2: Tensor, *parameters: Tensor | float) -> Tensor:
-        median, sd = (torch.as_tensor(value).to(s2) for value in parameters or (self.median, self.sd))
+        median, sd = (
+            torch.as_tensor(value, dtype=s2.dtype, device=s2.device) for value in parameters or (self.median, self.sd)
+        )
         z = (s2.log() - median.log()) / sd
         return -0.5 * z.square() - 0.5 * math.log(2 * math.pi) - sd.log() - s2.log()
 
@@ -288,7 +290,7 @@ class FixedScale(ScalePrior):
         return torch.full_like(u, self.value)
 
     def log_marginal(self, q: Tensor, log_det: Tensor, n: int, *parameters: Tensor | float, n_draws: int = 0) -> Tensor:
-        (value,) = (torch.as_tensor(v).to(q) for v in parameters or (self.value,))
+        (value,) = (torch.as_tensor(v, dtype=q.dtype, device=q.device) for v in parameters or (self.value,))
         return -0.5 * (n * (2 * math.pi * value).log() + log_det + q / value)
 
     def predictive(
@@ -301,7 +303,7 @@ class FixedScale(ScalePrior):
 
 
 def _log_inverse_gamma(s2: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
-    a, b = torch.as_tensor(a).to(s2), torch.as_tensor(b).to(s2)
+    a, b = torch.as_tensor(a, dtype=s2.dtype, device=s2.device), torch.as_tensor(b, dtype=s2.dtype, device=s2.device)
     return a * b.log() - torch.lgamma(a) - (a + 1) * s2.log() - b / s2
 
 

@@ -28,7 +28,7 @@ PRIOR_BOUNDS = (0.05, 1e4)
 
 @record
 @dataclass(frozen=True)
-class Architecture:
+class WideArchitecture:
     """The network whose infinite width is taken.
 
     Args:
@@ -67,7 +67,7 @@ class Architecture:
 
 @record
 @dataclass(frozen=True)
-class Hyper:
+class NNGPSettings:
     """What the marginal likelihood is maximised over.
 
     Args:
@@ -85,15 +85,15 @@ class Hyper:
 
 
 def fit_hyper(
-    architecture: Architecture,
-    start: Hyper,
+    architecture: WideArchitecture,
+    start: NNGPSettings,
     x: Tensor,
     y: Tensor,
     *,
     fit_prior: bool,
     max_iterations: int,
     n_draws: int,
-) -> tuple[Hyper, float, int]:
+) -> tuple[NNGPSettings, float, int]:
     """Hyper-parameters at a maximum of the marginal likelihood, its log per row there, and evaluations used.
 
     The scale of a prior that is `known`, and its parameters, are left alone.
@@ -134,8 +134,8 @@ def fit_hyper(
 
 
 def grid_hyper(
-    architecture: Architecture, start: Hyper, x: Tensor, y: Tensor, *, fit_prior: bool, n_draws: int
-) -> tuple[Hyper, float, int]:
+    architecture: WideArchitecture, start: NNGPSettings, x: Tensor, y: Tensor, *, fit_prior: bool, n_draws: int
+) -> tuple[NNGPSettings, float, int]:
     """The likeliest point of the released grid: w_std, b_std, noise from 1e-6 to 1e4, and a, b in {1, 2, 3}.
 
     One eigendecomposition of the kernel serves all noises, scales and priors.
@@ -162,13 +162,13 @@ def grid_hyper(
                 found = torch.stack([prior.log_marginal(*pair, n, n_draws=n_draws) for pair in zip(q, log_det)])
                 if float(found.max()) > best_value:
                     best_value = float(found.max())
-                    best = Hyper(w_std**2, b_std**2, size, float(noises[found.argmax()]), prior)
+                    best = NNGPSettings(w_std**2, b_std**2, size, float(noises[found.argmax()]), prior)
     return best, best_value / n, n_calls
 
 
 def _log_marginal(
-    architecture: Architecture,
-    start: Hyper,
+    architecture: WideArchitecture,
+    start: NNGPSettings,
     given: dict[str, Tensor],
     names: list[str],
     rows: Tensor,
@@ -182,7 +182,7 @@ def _log_marginal(
     return start.prior.log_marginal(white.square().sum(), log_det, len(y), *parameters, n_draws=n_draws)
 
 
-def _factor(architecture: Architecture, hyper: Hyper, given: dict[str, Tensor], rows: Tensor) -> Tensor:
+def _factor(architecture: WideArchitecture, hyper: NNGPSettings, given: dict[str, Tensor], rows: Tensor) -> Tensor:
     kernel = architecture.kernel(given.get("w_var", hyper.w_var), given.get("b_var", hyper.b_var))
     k = given.get("readout_var", hyper.readout_var) * kernel(rows)
     eye = torch.eye(len(k), dtype=k.dtype, device=k.device)
@@ -203,8 +203,8 @@ class Process:
 
     def __init__(
         self,
-        architecture: Architecture,
-        hyper: Hyper,
+        architecture: WideArchitecture,
+        hyper: NNGPSettings,
         x: Tensor,
         y: Tensor,
         *,

@@ -31,7 +31,7 @@ from foreknow.functions.scale_mixture_nngp.baselines import linear, sklearn_gp, 
 from foreknow.functions.scale_mixture_nngp.classifier import NNGPClassifier
 from foreknow.functions.scale_mixture_nngp.ensembles import finite_ensemble, trained_moments
 from foreknow.functions.scale_mixture_nngp.prior import BurrXII, FixedScale, InverseGamma
-from foreknow.functions.scale_mixture_nngp.process import Architecture, Hyper, Process
+from foreknow.functions.scale_mixture_nngp.process import NNGPSettings, Process, WideArchitecture
 from foreknow.functions.scale_mixture_nngp.sets import REGRESSION, SMALL, corrupted_digits
 from foreknow.functions.scale_mixture_nngp.system import NNGP
 from foreknow.nn.infinite import FullyConnected
@@ -282,8 +282,8 @@ def check_theory(sizes: Sizes) -> tuple[list[Claim], Cells]:
 
 def measure_own_data(sizes: Sizes, seeds: int) -> tuple[list[Claim], Cells]:
     """Tasks of 6 training rows whose scale was drawn from IG(2, 2), all other settings known."""
-    architecture, prior = Architecture(2, "relu"), InverseGamma(2.0, 2.0)
-    hyper = Hyper(2.0, 0.1, 1.0, 0.01, prior)
+    architecture, prior = WideArchitecture(2, "relu"), InverseGamma(2.0, 2.0)
+    hyper = NNGPSettings(2.0, 0.1, 1.0, 0.01, prior)
     n, n_test = 6, 20
     losses: dict[str, list[float]] = {"t": [], "fixed scale": [], "tuned scale": []}
     for seed in range(seeds):

@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from foreknow.functions.scale_mixture_nngp.prior import FixedScale, InverseGamma, ScalePrior
-from foreknow.functions.scale_mixture_nngp.process import Architecture
+from foreknow.functions.scale_mixture_nngp.process import WideArchitecture
 from foreknow.nn.linalg import jittered_cholesky
 
 JITTER = 1e-4
@@ -38,7 +38,7 @@ class SparseProcess(nn.Module):
 
     def __init__(
         self,
-        architecture: Architecture,
+        architecture: WideArchitecture,
         prior: ScalePrior,
         inducing: Tensor,
         n_classes: int,
@@ -89,7 +89,7 @@ class SparseProcess(nn.Module):
         """KL of the variational posterior to the prior; `s2` are draws of q, for priors without a closed form."""
         m, n_classes = self.mean.shape
         a, b = self.log_a.exp(), self.log_b.exp()
-        precision = 1 / torch.as_tensor(self.prior.value) if isinstance(self.prior, FixedScale) else a / b
+        precision = torch.full_like(a, 1 / self.prior.value) if isinstance(self.prior, FixedScale) else a / b
         variances = (2 * self.log_sd).exp()
         if self.whiten:
             log_det, trace, square = torch.zeros(()).to(a), variances.sum(), self.mean.square().sum()
@@ -107,7 +107,7 @@ class SparseProcess(nn.Module):
         if isinstance(self.prior, FixedScale):
             return torch.zeros_like(a)
         if isinstance(self.prior, InverseGamma):
-            a0, b0 = (torch.tensor(value).to(a) for value in (self.prior.a, self.prior.b))
+            a0, b0 = (torch.tensor(value, dtype=a.dtype, device=a.device) for value in (self.prior.a, self.prior.b))
             gain = a0 * (self.log_b - b0.log()) - torch.lgamma(a) + torch.lgamma(a0)
             return gain + (a - a0) * torch.digamma(a) + (b0 - b) * a / b
         own = a * b.log() - torch.lgamma(a) - (a + 1) * s2.log() - b / s2
@@ -116,7 +116,7 @@ class SparseProcess(nn.Module):
     def draw_scales(self, n: int, generator: Generator) -> Tensor:
         """Draws of s2 from q, shape (n,), with gradients to a and b."""
         if isinstance(self.prior, FixedScale):
-            return torch.full((n,), self.prior.value).to(self.mean)
+            return torch.full((n,), self.prior.value, dtype=self.mean.dtype, device=self.mean.device)
         gamma: Tensor = torch._standard_gamma(self.log_a.exp().expand(n), generator=generator)
         return self.log_b.exp() / gamma.clamp_min(torch.finfo(gamma.dtype).tiny)
 

@@ -25,7 +25,7 @@ from foreknow.core.system import Example, State, System, Tags
 from foreknow.data.standardizer import Standardizer, column_statistics
 from foreknow.functions.scale_mixture_nngp.card import CARD
 from foreknow.functions.scale_mixture_nngp.prior import BurrXII, FixedScale, InverseGamma, ScalePrior
-from foreknow.functions.scale_mixture_nngp.process import Architecture, Hyper, Process, fit_hyper, grid_hyper
+from foreknow.functions.scale_mixture_nngp.process import NNGPSettings, Process, WideArchitecture, fit_hyper, grid_hyper
 from foreknow.nn.infinite import ACTIVATIONS
 
 INFERENCE = ("auto", "exact", "importance")
@@ -132,7 +132,7 @@ class NNGP(System):
         _, center, deviation = column_statistics(y[order, None])[:, 0]
         self.y_center_, self.y_scale_ = float(center), float(deviation) or 1.0
         target = torch.from_numpy((y[order] - self.y_center_) / self.y_scale_).to(self.device_)
-        start = Hyper(prior=prior)
+        start = NNGPSettings(prior=prior)
         if self.search == "gradient":
             self.hyper_, _, _ = fit_hyper(
                 architecture,
@@ -169,7 +169,7 @@ class NNGP(System):
 
     def _restore(self, state: State) -> None:
         hyper = from_json(state.meta["hyper"])
-        if not isinstance(hyper, Hyper):
+        if not isinstance(hyper, NNGPSettings):
             raise CheckpointError("the file's settings are not those of an NNGP.")
         self.hyper_ = hyper
         self.scaling_ = scaling_from(state.tensors)
@@ -178,7 +178,7 @@ class NNGP(System):
         x, y = (state.tensors[name].to(self.device_) for name in ("x", "y"))
         self.process_ = self._process(architecture_of(self), x, y)
 
-    def _process(self, architecture: Architecture, x: Tensor, y: Tensor) -> Process:
+    def _process(self, architecture: WideArchitecture, x: Tensor, y: Tensor) -> Process:
         importance = self.inference == "importance"
         return Process(architecture, self.hyper_, x, y, n_draws=self.n_importance, importance=importance)
 
@@ -227,7 +227,7 @@ class NNGP(System):
 # What the classifier shares ------------------------------------------------------------------------------------
 
 
-def architecture_of(system: Any) -> Architecture:
+def architecture_of(system: Any) -> WideArchitecture:
     """The network that a system's settings name.
 
     Raises:
@@ -243,7 +243,7 @@ def architecture_of(system: Any) -> Architecture:
         if not isinstance(shape, tuple | list) or len(shape) != 3:
             raise ConfigError(f"{owner}: image_shape must be (channels, height, width) or None, got {shape!r:.80}.")
         shape = tuple(check_int(owner, "image_shape", size, low=1) for size in shape)
-    return Architecture(system.depth, system.activation, system.residual, shape, system.readout)
+    return WideArchitecture(system.depth, system.activation, system.residual, shape, system.readout)
 
 
 def check_rows(owner: str, X: NDArray[np.float64], shape: Any, most: int) -> None:
