@@ -44,7 +44,9 @@ def test_predictive_is_the_ratio_of_joint_and_marginal_densities() -> None:
     """p(y* | y) = p(y, y*) / p(y), both multivariate t."""
     p = process(InverseGamma(1.7, 2.3))
     x_new, y_new = torch.tensor([[0.3, -0.8]], dtype=torch.float64), 0.4
-    joint = Process(p.architecture, p.hyper, torch.cat([p.x, x_new]), torch.cat([p.y, torch.tensor([y_new]).double()]))
+    joint = Process(
+        p.architecture, p.hyper, torch.cat([p.x, x_new]), torch.cat([p.y, torch.tensor([y_new], dtype=torch.float64)])
+    )
     found = p.predict(x_new)
     assert isinstance(found, StudentT) and float(found.df) == pytest.approx(3.4 + 12)
     assert float(found.log_prob(y_new)) == pytest.approx(joint.log_marginal - p.log_marginal, rel=1e-9)
