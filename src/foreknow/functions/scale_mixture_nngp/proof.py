@@ -1,7 +1,7 @@
 """The small proof of `scale-mixture-nngp`.
 
-Tables: six real regression sets, random splits, as they are (clean), with a tenth of the training targets moved by five
-deviations (outliers), and trained on one end of the first principal component, tested on the other (shift). The t
+Tables: six real regression sets, random splits, as they are (clean), with a tenth of all targets moved by five deviations
+(outliers), and trained on one end of the first principal component, tested on the other (shift). The t
 process, the Burr mixture and the Gaussian process have the same kernel, and are fitted by the same procedure.
 Theory: outputs of finite networks against the Student t. Own data: tasks drawn from the process itself.
 Digits: classification of clean and corrupted images, with the random and with the fixed scale.
@@ -59,7 +59,7 @@ class Sizes:
 
 SIZES = {
     "quick": Sizes(1, 1, 30, 5, 300, 64, 20, 40, 3, 1),
-    "small": Sizes(6, 3, 100, 50, 2000, 512, 300, 300, 25, 6),
+    "small": Sizes(4, 2, 80, 40, 2000, 512, 300, 200, 20, 6),
     "paper": Sizes(10, 10, 500, 200, 10_000, 512, 2000, 1000, 300, 6),
 }
 
@@ -116,6 +116,21 @@ NOTES = (
 )
 
 
+_WHY_FITTED = (
+    "Fitted with all else, a and b grow to their bound: a mixture is never likelier than its best component, so the t "
+    "process becomes the Gaussian one. Kept at a = b = 2 it does not; nor does the released grid, where a is at most 3."
+)
+_WHY_TAILS = (
+    "With n rows the predictive distribution has 2a + n degrees of freedom, which from some fifty rows on is normal to a "
+    "hundredth of a nat; what the training rows show of the scale both processes learn. Burr scales, and a and b fitted, "
+    "were tried and change nothing of it. Outliers want a scale a row, as student-noise-gp has."
+)
+_WHY_DIGITS = (
+    "With hundreds of rows the variational posterior of the one scale is narrow (a of 20 and more), so that the two "
+    "processes say nearly the same. Whitening or not, and learnt or fixed kernels, were tried."
+)
+
+
 # Tables ---------------------------------------------------------------------------------------------------------
 
 Cells = list[dict[str, Any]]
@@ -132,15 +147,18 @@ def measure_tables(sizes: Sizes, reporter: Reporter) -> Cells:
         for condition in CONDITIONS:
             for split in range(sizes.splits if condition == "clean" else sizes.hard_splits):
                 train, test = _split(X, condition, sizes.n_train, numpy_stream(split, "split", name, condition))
-                target = y[train].copy()
+                target = y.copy()
                 if condition == "outliers":
                     _add_outliers(target, numpy_stream(split, "outliers", name))
-                arms = [*SYSTEMS, *PLAIN] if condition != "shift" and split < sizes.hard_splits else [*EVERYWHERE]
+                arms = [*EVERYWHERE]
+                if condition == "clean" and split < sizes.hard_splits:
+                    arms = [*SYSTEMS, *PLAIN]
+                elif condition == "outliers":
+                    arms += PLAIN
                 for arm in arms:
-                    dist = _fit(arm, X[train], target, X[test], sizes.iterations)
-                    cells.append(
-                        {"set": name, "condition": condition, "split": split, "arm": arm, **score(dist, y[test])}
-                    )
+                    dist = _fit(arm, X[train], target[train], X[test], sizes.iterations)
+                    record = {"set": name, "condition": condition, "split": split, "arm": arm}
+                    cells.append({**record, **score(dist, target[test])})
                 done += 1
                 reporter.advance(80 * done / total, f"{name}, {condition}")
     return cells
@@ -219,7 +237,10 @@ def table_claims(cells: Cells) -> list[Claim]:
     ):
         gains = _gains(cells, arm, "nngp", condition, chosen)
         mean, interval = _over_sets(gains)
-        claims.append(Claim(f"NLL of nngp minus {arm}: {label}", mean, low=low, interval=interval, unit="nat"))
+        note = (_WHY_FITTED if arm == "t-fitted" else _WHY_TAILS) if mean < low else ""
+        claims.append(
+            Claim(f"NLL of nngp minus {arm}: {label}", mean, low=low, interval=interval, unit="nat", note=note)
+        )
     gains = _gains(cells, "t", "nngp", "clean", others)
     worst = max(float(-g.mean()) for g in gains.values())
     claims.append(Claim("largest harm on a larger set, NLL of t minus nngp", worst, high=0.02, unit="nat"))
@@ -322,7 +343,7 @@ def measure_digits(sizes: Sizes, seeds: int, reporter: Reporter) -> Cells:
     """Error and NLL of the sparse t process and the sparse Gaussian process on clean and corrupted digits."""
     rows: Cells = []
     for seed in range(seeds):
-        train, tests = corrupted_digits(sizes.digits, 500 if sizes.digits > 100 else 60, seed)
+        train, tests = corrupted_digits(sizes.digits, 300 if sizes.digits > 100 else 60, seed)
         for arm, prior in (("svtp", "paper"), ("svgp", "off")):
             model = NNGPClassifier(
                 prior,
@@ -361,9 +382,9 @@ def digit_claims(rows: Cells) -> list[Claim]:
         if len(gains) > 1:
             error = float(stats.t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / math.sqrt(len(gains)))
             interval = (float(gains.mean()) - error, float(gains.mean()) + error)
+        mean = float(gains.mean())
+        note = _WHY_DIGITS if mean < 0 else ""
         claims.append(
-            Claim(
-                f"{label} digits: NLL of svgp minus svtp", float(gains.mean()), low=0.0, interval=interval, unit="nat"
-            )
+            Claim(f"{label} digits: NLL of svgp minus svtp", mean, 0.0, interval=interval, unit="nat", note=note)
         )
     return claims
