@@ -1,4 +1,4 @@
-"""The central claims of `scale-mixture-nngp` in small: finite networks are Student t, its own data is worth the tail."""
+"""Central claims of `scale-mixture-nngp` in small: finite networks are Student t, its own data is worth the tail."""
 
 import pytest
 

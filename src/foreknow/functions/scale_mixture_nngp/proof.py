@@ -1,7 +1,7 @@
 """The small proof of `scale-mixture-nngp`.
 
-Tables: six real regression sets, random splits, as they are (clean), with a tenth of all targets moved by five deviations
-(outliers), and trained on one end of the first principal component, tested on the other (shift). The t
+Tables: six real regression sets, random splits, as they are (clean), with a tenth of all targets moved by five
+deviations (outliers), and trained on one end of the first principal component, tested on the other (shift). The t
 process, the Burr mixture and the Gaussian process have the same kernel, and are fitted by the same procedure.
 Theory: outputs of finite networks against the Student t. Own data: tasks drawn from the process itself.
 Digits: classification of clean and corrupted images, with the random and with the fixed scale.
@@ -121,9 +121,9 @@ _WHY_FITTED = (
     "process becomes the Gaussian one. Kept at a = b = 2 it does not; nor does the released grid, where a is at most 3."
 )
 _WHY_TAILS = (
-    "With n rows the predictive distribution has 2a + n degrees of freedom, which from some fifty rows on is normal to a "
-    "hundredth of a nat; what the training rows show of the scale both processes learn. Burr scales, and a and b fitted, "
-    "were tried and change nothing of it. Outliers want a scale a row, as student-noise-gp has."
+    "With n rows the predictive distribution has 2a + n degrees of freedom, which from some fifty rows on is normal to "
+    "a hundredth of a nat; what the training rows show of the scale both processes learn. Burr scales, and a and b "
+    "fitted, were tried and change nothing of it. Outliers want a scale a row, as student-noise-gp has."
 )
 _WHY_DIGITS = (
     "With hundreds of rows the variational posterior of the one scale is narrow (a of 20 and more), so that the two "
