@@ -14,9 +14,9 @@ CARD = Card(
         "network of three layers with a bottleneck of width one, trained layer by layer, finds the number first."
     ),
     control=(
-        "off() leaves out the outer layer: the same frozen neurons, fitted to the same rows by the same ridge, "
-        "which is a kernel method. Further arms: the same three layers trained jointly by Adam, a two-layer network, kernel "
-        "ridge, and the placebo of an outer layer on another feature (weights of the bottleneck permuted)."
+        "off() leaves out the outer layer: the same frozen neurons, fitted to the same rows by the same ridge, which "
+        "is a kernel method. Further arms: the same three layers trained jointly by Adam, a two-layer network, "
+        "kernel ridge, and the placebo of an outer layer on another feature (weights of the bottleneck permuted)."
     ),
     inputs="Rows of numbers with a numeric target; rows should be near to normal and are whitened where they are not.",
     outputs="The recovered feature, the link from it to the target, and a normal distribution for each row's target.",

@@ -106,7 +106,7 @@ def kernel(x: Tensor, other: Tensor, inner: str, degree: int) -> Tensor:
 
 def arc_cosine(x: Tensor, other: Tensor) -> Tensor:
     """(1 / pi) |x| |x'| (sin t + (pi - t) cos t) for rows with a one appended; equal rows give |x|^2."""
-    left, right = (1 + rows.square().sum(dim=1)).sqrt()[:, None], (1 + other.square().sum(dim=1)).sqrt()[None]
+    left, right = (1 + x.square().sum(dim=1)).sqrt()[:, None], (1 + other.square().sum(dim=1)).sqrt()[None]
     size = left * right
     cosine = ((1 + x @ other.T) / size).clamp(-1.0, 1.0)
     return size / math.pi * ((1 - cosine.square()).clamp_min(0).sqrt() + (math.pi - cosine.arccos()) * cosine)
