@@ -162,7 +162,7 @@ def sample_complexity(
                 losses: list[float] = []
                 for n in grids[d]:
                     fitted = _reseeded(learner, draw).fit(X[:n], y[:n])
-                    losses.append(float(np.mean((fitted.predict(X_test) - y_test) ** 2) / task.variance))
+                    losses.append(float(np.mean((fitted.predict(X_test) - y_test) ** 2) / y_test.var()))
                     done += 1
                     reporter.advance(done, f"{name}, d = {d}, n = {n}: {losses[-1]:.3f}")
                     if losses[-1] <= target:  # the larger sizes can only confirm it

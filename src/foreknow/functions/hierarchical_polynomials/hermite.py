@@ -55,7 +55,7 @@ def read_link(link: str | Sequence[float]) -> tuple[float, ...]:
     except (TypeError, ValueError):
         raise ConfigError(problem) from None
     size = math.sqrt(sum(c * c for c in given[1:]))
-    if not 0 < size < math.inf:
+    if not 0 < size < math.inf or not math.isfinite(given[0]):
         raise ConfigError(problem)
     return (given[0] / size, *(c / size for c in given[1:]))
 

@@ -176,7 +176,7 @@ class _Cells:
                     model = learner.set_params(random_state=seed).fit(X[:n], y[:n])
                 record = {
                     "proof": "L", "arm": name, **about, "n": n, "ratio": n / d**k,
-                    **_losses(model.predict(X_test), y_test, task.variance), "seconds": watch.seconds,
+                    **_losses(model.predict(X_test), y_test), "seconds": watch.seconds,
                 }  # fmt: skip
                 if isinstance(model, LayerwiseThreeLayer) and name != OFF:
                     found = model.feature_(X_test)
@@ -195,7 +195,7 @@ class _Cells:
             model = learner.set_params(random_state=task.seed).fit(*task.sample(n))
             self.records.append({
                 "proof": "N", "arm": name, "d": d, "seed": task.seed, "n": n,
-                **_losses(model.predict(X_test), y_test, task.variance),
+                **_losses(model.predict(X_test), y_test),
                 "corr": _corr(model.feature_(X_test), task.feature(X_test)),
             })  # fmt: skip
         self.done += 1
@@ -306,9 +306,9 @@ def _layerwise(k: int, refined: bool) -> dict[str, LayerwiseThreeLayer]:
     return arms
 
 
-def _losses(found: Floats, y: Floats, variance: float) -> Record:
+def _losses(found: Floats, y: Floats) -> Record:
     """Mean squared error over the variance, and the median over 20 blocks of rows of it (targets are heavy-tailed)."""
-    squared = (found - y) ** 2 / variance
+    squared = (found - y) ** 2 / y.var()
     blocks = [float(part.mean()) for part in np.array_split(squared, 20)]
     return {"loss": float(squared.mean()), "loss_median_of_means": float(np.median(blocks))}
 
@@ -350,6 +350,6 @@ def _tables() -> list[Record]:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ForeknowWarning)
                     model = learner.set_params(random_state=seed).fit(X[train], y[train])
-                losses = _losses(model.predict(X[test]), y[test], float(y.var()))
+                losses = _losses(model.predict(X[test]), y[test])
                 found.append({"proof": "R", "arm": arm, "data": name, "seed": seed, "loss": losses["loss"]})
     return found

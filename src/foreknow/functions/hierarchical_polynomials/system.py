@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from foreknow.core.pictures import Lines, Picture
 from foreknow.core.predictive import Gaussian, Predictive
 from foreknow.core.prior import Misapplied, Prior, Unrelated
 from foreknow.core.registry import register
+from foreknow.core.source import Sample
 from foreknow.core.system import Example, State, System, Tags
+from foreknow.data.numeric import read_numeric
 from foreknow.functions.hierarchical_polynomials.card import CARD
 from foreknow.functions.hierarchical_polynomials.hermite import n_polynomials
 from foreknow.functions.hierarchical_polynomials.network import (
@@ -354,6 +357,11 @@ class LayerwiseThreeLayer(System):
             Example("refined", {**small, "n_refine": 2}, 5 + 2 * X, 3 * y, 5 + 2 * new),
             Example("infinitely many", {**small, "kernel": True, "prior": HierarchicalPolynomial(k=3)}, X, y, new),
         ]
+
+    @classmethod
+    def read_files(cls, paths: Sequence[Path], options: Mapping[str, str]) -> Sample:
+        """One csv or parquet file of numbers; the options `target` and `drop` name columns."""
+        return read_numeric("hierarchical-polynomials", paths, options)
 
     @classmethod
     def priced_on(cls, task: str) -> Mapping[str, Any]:
