@@ -38,12 +38,10 @@ def stable_cholesky(k: Tensor, jitter: float = 1e-6) -> tuple[Tensor, Tensor]:
     eye = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
     while True:
         shifted = k + (used * mean)[..., None, None] * eye
-        with torch.no_grad():
-            factor, status = torch.linalg.cholesky_ex(shifted)
-            bad = status.ne(0) | ~factor.isfinite().flatten(-2).all(dim=-1)
+        factor, status = torch.linalg.cholesky_ex(shifted)
+        bad = status.ne(0) | ~factor.detach().isfinite().flatten(-2).all(dim=-1)
         if not bool(bad.any()):
-            # A factor that failed on the way would leave NaN in the gradients: only the last try carries them.
-            return (torch.linalg.cholesky_ex(shifted)[0] if k.requires_grad else factor), used
+            return factor, used
         used = torch.where(bad, (used * 10).clamp_min(1e-10), used)
         if float(used.max()) > LARGEST_JITTER or not bool(k.isfinite().all()):
             raise ConvergenceError(
@@ -77,10 +75,16 @@ def condition(factor: Tensor, a: Tensor, diagonal: Tensor, root: Tensor) -> tupl
     return inner @ inner.mT, along @ inner.mT, rest + along.square().sum(dim=-1)
 
 
-def kl_of_root(root: Tensor) -> Tensor:
-    """KL(N(0, L R R' L') | N(0, L L')) = 1/2 (|R|^2 - log det R R' - M), shape (*b)."""
-    m = root.shape[-1]
-    return 0.5 * (root.square().sum(dim=(-2, -1)) - 2 * torch.linalg.slogdet(root).logabsdet - m)
+def kl_of_root(root: Tensor, *, triangular: bool = False) -> Tensor:
+    """KL(N(0, L R R' L') | N(0, L L')) = 1/2 (|R|^2 - log det R R' - M), shape (*b).
+
+    Args:
+        root: R, shape (*b, M, M).
+        triangular: R is triangular with a positive diagonal, so that its determinant is quick.
+    """
+    diagonal = root.diagonal(dim1=-2, dim2=-1)
+    log_det = diagonal.log().sum(dim=-1) if triangular else torch.linalg.slogdet(root).logabsdet
+    return 0.5 * (root.square().sum(dim=(-2, -1)) - root.shape[-1]) - log_det
 
 
 def kl_of_gram(gram: Tensor, factor: Tensor, *, jitter: float = 1e-10) -> Tensor:

@@ -117,7 +117,11 @@ class MLP(_Scaled):
         order = numpy_stream(self.random_state, "mlp").permutation(len(y))
         held, kept = order[: max(1, len(y) // 5)], order[max(1, len(y) // 5) :]
         make = lambda: MLPRegressor(  # noqa: E731
-            (self.width, self.width), alpha=1e-2, early_stopping=len(y) >= 20, max_iter=300, random_state=seed
+            hidden_layer_sizes=(self.width, self.width),
+            alpha=1e-2,
+            early_stopping=len(y) >= 20,
+            max_iter=300,
+            random_state=seed,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,7 +1,8 @@
 """Finite deep Gaussian processes by Langevin dynamics: do their Gram matrices come to those of the machine?
 
-Layer l has N features, F_l = L_l Z_l with Z_l standard normal and L_l L_l' = K(F_{l-1} F_{l-1}' / N); the target is
-seen N times, so that prior and likelihood grow together. `optimal_grams` is the limit, `sample_grams` a chain at width N.
+Layer l has N features, F_l = L_l Z_l with Z_l standard normal and L_l L_l' = K(F_{l-1} F_{l-1}' / N). The target is
+seen N times, so that prior and likelihood grow together. `optimal_grams` is the limit, `sample_grams` a chain at some
+width N.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ class GramChain(nn.Module):
         """KL(N(0, G) | N(0, K)); of the placebo, K of other rows."""
         if self.turn is not None:
             return kl_of_gram(gram, self._cholesky(k[self.turn][:, self.turn]))
-        return kl_of_root(root) if self.divergence == "exact" else _taylor(root)
+        return kl_of_root(root, triangular=self.factor == "cholesky") if self.divergence == "exact" else _taylor(root)
 
     def penalty(self, passed: Passed, n_outputs: int) -> Tensor:
         """The price nu C sum_l KL_l; nothing for nu = inf, where the sum is zero."""

@@ -40,7 +40,7 @@ from foreknow.nn.inducing import inducing_rows
 
 TASKS = ("regression", "classification")
 NUS = (1.0, 10.0, 100.0, 1000.0)
-"""What nu="auto" tries."""
+"""What nu="auto" chooses from."""
 MOST_ROWS = 3000
 """Rows beyond which learning on all of them at once, cubic in them, is refused."""
 _CHUNK = 8192
@@ -61,7 +61,8 @@ class DeepKernelMachine(System):
         task: "regression" or "classification".
         layers: Gram matrices between input and output.
         kernel: "sqexp", "arccos" (ReLU) or "linear".
-        nu: price of a nat of divergence for each output; "auto" tries 1, 10, 100 and 1000 on a fifth of the rows.
+        nu: price of a nat of divergence for each output; "auto" chooses on a fifth of the rows.
+        nus: what "auto" chooses from.
         inducing: number of inducing points, or "full": all rows are (at most 3000).
         learn_inducing: whether inducing points move from where k-means puts them.
         batch_size: rows a step, or None for all; batches use the variational form.
@@ -98,6 +99,7 @@ class DeepKernelMachine(System):
         layers: int = 3,
         kernel: str = "sqexp",
         nu: float | str = "auto",
+        nus: tuple[float, ...] = NUS,
         inducing: int | str = 100,
         learn_inducing: bool = True,
         batch_size: int | None = None,
@@ -118,6 +120,7 @@ class DeepKernelMachine(System):
         self.layers = layers
         self.kernel = kernel
         self.nu = nu
+        self.nus = nus
         self.inducing = inducing
         self.learn_inducing = learn_inducing
         self.batch_size = batch_size
@@ -183,6 +186,10 @@ class DeepKernelMachine(System):
         check_int(owner, "layers", self.layers, low=1, high=50)
         check_option(owner, "kernel", self.kernel, KERNELS)
         check_nu(owner, self.nu)
+        if not isinstance(self.nus, tuple | list) or not len(self.nus):
+            raise ConfigError(f"{owner}: nus must be a tuple of numbers, got {self.nus!r:.60}.")
+        for value in self.nus:
+            check_nu(owner, value)
         if isinstance(self.inducing, str):
             check_option(owner, "inducing", self.inducing, ("full",))
         else:
@@ -232,8 +239,8 @@ class DeepKernelMachine(System):
         self.x_scale_ = np.where(scale > 1e-12 * np.abs(self.x_shift_), np.where(scale > 0, scale, 1.0), 1.0)
         x, target = self._scaled(X), self._target(y)
         base = self._base()
-        nus = list(NUS) if base.nu == "auto" else [float(base.nu)]
-        budget = Budget(self.n_steps, self.lr, self.batch_size, max(1, self.n_steps // 15), self.optimizer)
+        nus = [float(value) for value in self.nus] if base.nu == "auto" else [float(base.nu)]
+        budget = Budget(self.n_steps, self.lr, self.batch_size, max(1, self.n_steps // 20), self.optimizer)
         self.nu_, self.steps_, self.chosen_from_ = nus[-1], self.n_steps, []
         if (len(nus) > 1 or self.early_stopping) and len(x) >= _FEWEST_TO_HOLD_OUT:
             held = torch.as_tensor(numpy_stream(self.seed_, "held out").permutation(len(x))[: len(x) // 5])

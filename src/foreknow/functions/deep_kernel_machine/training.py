@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from foreknow.common.errors import ConvergenceError
 from foreknow.functions.deep_kernel_machine.machine import DeepKernelNetwork
 
+_PATIENCE = 4
+"""Looks at the rows held out without gain after which a try is given up."""
 Build = Callable[[float, Tensor], DeepKernelNetwork]
 """(nu, rows) -> a fresh network for them."""
 
@@ -43,7 +46,7 @@ def train(
     *,
     generator: Generator,
     stop_at: int | None = None,
-    watch: Callable[[int], None] | None = None,
+    watch: Callable[[int], bool | None] | None = None,
 ) -> DeepKernelNetwork:
     """Make the bound large, and store what predictions need.
 
@@ -54,7 +57,7 @@ def train(
         budget: of the steps.
         generator: of batches.
         stop_at: leave off after so many steps of the schedule of `budget`.
-        watch: told the number of steps done, every so often.
+        watch: told the number of steps done, every so often; True from it ends the training.
 
     Raises:
         ConvergenceError: the bound is not a number.
@@ -81,7 +84,8 @@ def train(
             optimiser.step(closure)
             if watch is not None:
                 network.settle(x, y)
-                watch(done + budget.every)
+                if watch(done + budget.every):
+                    break
     else:
         optimiser = torch.optim.Adam(free, lr=budget.lr)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, budget.n_steps))
@@ -91,7 +95,8 @@ def train(
             schedule.step()
             if watch is not None and ((step + 1) % budget.every == 0 or step + 1 == last):
                 network.settle(x, y)
-                watch(step + 1)
+                if watch(step + 1):
+                    break
     network.settle(x, y)
     return network
 
@@ -131,10 +136,12 @@ def choose(
     kept[held] = False
     seen: list[dict[str, float]] = []
     for nu in nus:
-        network = build(nu, x[kept])
+        network, losses = build(nu, x[kept]), []
 
-        def look(step: int, network: DeepKernelNetwork = network, nu: float = nu) -> None:
-            seen.append({"nu": nu, "steps": float(step), "loss": held_out_loss(network, x[held], y[held])})
+        def look(step: int, network: DeepKernelNetwork = network, nu: float = nu, losses: list[float] = losses) -> bool:
+            losses.append(held_out_loss(network, x[held], y[held]))
+            seen.append({"nu": nu, "steps": float(step), "loss": losses[-1]})
+            return len(losses) - int(np.argmin(losses)) > _PATIENCE
 
         train(network, x[kept], y[kept], budget, generator=generator, watch=look)
     best = min((entry for entry in seen if math.isfinite(entry["loss"])), key=lambda entry: entry["loss"], default=None)
