@@ -44,7 +44,7 @@ class TunedKernelRidge(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         kernels: tuple[str, ...] = ("rbf 0.5", "rbf 1", "rbf 2", "arc-cosine", "poly 6"),
-        penalties: tuple[float, ...] = (1e-4, 1e-2, 0.1, 1.0),
+        penalties: tuple[float, ...] = (1e-3, 0.05, 1.0),
         random_state: int | None = None,
     ) -> None:
         self.kernels = kernels
@@ -116,7 +116,7 @@ class AdamNetwork(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     def __init__(
-        self, layers: int = 3, width: int = 512, n_steps: int = 1500, lr: float = 3e-3, random_state: int | None = None
+        self, layers: int = 3, width: int = 256, n_steps: int = 1000, lr: float = 3e-3, random_state: int | None = None
     ) -> None:
         self.layers = layers
         self.width = width
