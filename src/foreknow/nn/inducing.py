@@ -53,7 +53,8 @@ def stable_cholesky(k: Tensor, jitter: float = 1e-6) -> tuple[Tensor, Tensor]:
 
 def whiten(factor: Tensor, cross: Tensor) -> Tensor:
     """A = K_ti L'^-1, shape (*b, T, M), of the factor L (*b, M, M) and K_ti (*b, T, M)."""
-    return torch.linalg.solve_triangular(factor, cross.mT, upper=False).mT
+    a: Tensor = torch.linalg.solve_triangular(factor, cross.mT, upper=False).mT
+    return a
 
 
 def condition(factor: Tensor, a: Tensor, diagonal: Tensor, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,7 +93,8 @@ def kl_of_gram(gram: Tensor, factor: Tensor, *, jitter: float = 1e-10) -> Tensor
     own, _ = stable_cholesky(gram, jitter)
     root = torch.linalg.solve_triangular(factor, own, upper=False)
     log_det = own.diagonal(dim1=-2, dim2=-1).log().sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return 0.5 * (root.square().sum(dim=(-2, -1)) - gram.shape[-1]) - log_det
+    total: Tensor = 0.5 * (root.square().sum(dim=(-2, -1)) - gram.shape[-1]) - log_det
+    return total
 
 
 def whitened_moments(a: Tensor, diagonal: Tensor, mean: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,7 +143,8 @@ def collapsed_bound(a: Tensor, diagonal: Tensor, y: Tensor, noise: Tensor) -> Te
     quadratic = (y.square().sum() / noise - white.square().sum() / noise) * 0.5
     log_det = factor.diagonal().log().sum() + 0.5 * n * noise.log()
     slack = 0.5 * (diagonal - a.square().sum(dim=1)).clamp_min(0.0).sum() / noise
-    return -quadratic - n_outputs * (log_det + slack + 0.5 * n * math.log(2 * math.pi))
+    bound: Tensor = -quadratic - n_outputs * (log_det + slack + 0.5 * n * math.log(2 * math.pi))
+    return bound
 
 
 def collapsed_posterior(a: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,7 +157,8 @@ def collapsed_posterior(a: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Te
 
 def _posterior_factor(a: Tensor, noise: Tensor) -> Tensor:
     """Cholesky factor of I + A' A / noise."""
-    return torch.linalg.cholesky(torch.eye(a.shape[1]).to(a) + a.mT @ a / noise)
+    factor: Tensor = torch.linalg.cholesky(torch.eye(a.shape[1]).to(a) + a.mT @ a / noise)
+    return factor
 
 
 def inducing_rows(X: NDArray[np.float64], m: int, seed: int) -> NDArray[np.float64]:

@@ -88,7 +88,7 @@ class SparseGP(_Scaled):
             for _ in range(self.n_steps):
                 optimiser.zero_grad()
                 loss = -bound(model(x), target)
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimiser.step()
         self.model_, self.likelihood_ = model.eval(), likelihood.eval()
 
@@ -116,18 +116,15 @@ class MLP(_Scaled):
         seed = seed_of(self.random_state, "mlp") % 2**32
         order = numpy_stream(self.random_state, "mlp").permutation(len(y))
         held, kept = order[: max(1, len(y) // 5)], order[max(1, len(y) // 5) :]
-        make = lambda: MLPRegressor(  # noqa: E731
-            hidden_layer_sizes=(self.width, self.width),
-            alpha=1e-2,
-            early_stopping=len(y) >= 20,
-            max_iter=300,
-            random_state=seed,
-        )
+        settings: dict[str, Any] = {
+            "hidden_layer_sizes": (self.width, self.width), "alpha": 1e-2, "early_stopping": len(y) >= 20,
+            "max_iter": 300, "random_state": seed,
+        }  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            first = make().fit(X[kept] if len(kept) else X, y[kept] if len(kept) else y)
+            first = MLPRegressor(**settings).fit(X[kept] if len(kept) else X, y[kept] if len(kept) else y)
             self.spread_ = float(np.sqrt(np.mean((first.predict(X[held]) - y[held]) ** 2)))
-            self.network_ = make().fit(X, y)
+            self.network_ = MLPRegressor(**settings).fit(X, y)
 
     def _moments(self, X: Floats) -> tuple[Floats, Floats]:
         mean = self.network_.predict(X)

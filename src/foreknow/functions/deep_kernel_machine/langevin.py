@@ -55,12 +55,13 @@ def optimal_grams(
             optimiser.zero_grad()
             passed = chain(input_blocks(x, x))
             loss = chain.penalty(passed, y.shape[1]) - collapsed_bound(passed.a, passed.tt, y, variance)
-            loss.backward()
+            torch.autograd.backward(loss)
             return loss
 
-        optimiser.step(closure)
+        optimiser.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        return chain(input_blocks(x, x)).grams
+        grams: list[Tensor] = chain(input_blocks(x, x)).grams
+    return grams
 
 
 def sample_grams(

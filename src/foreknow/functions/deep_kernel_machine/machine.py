@@ -181,7 +181,8 @@ def _taylor(root: Tensor) -> Tensor:
     """|G^-1 K - I|^2 / 4 in the whitened frame, the second-order form of the divergence."""
     inverse = torch.linalg.inv(root)
     gap = inverse.mT @ inverse - torch.eye(len(root)).to(root)
-    return 0.25 * gap.square().sum()
+    total: Tensor = 0.25 * gap.square().sum()
+    return total
 
 
 def input_blocks(inducing: Tensor, data: Tensor) -> Blocks:

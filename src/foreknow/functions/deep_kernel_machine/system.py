@@ -241,7 +241,8 @@ class DeepKernelMachine(System):
         base = self._base()
         nus = [float(value) for value in self.nus] if base.nu == "auto" else [float(base.nu)]
         budget = Budget(self.n_steps, self.lr, self.batch_size, max(1, self.n_steps // 20), self.optimizer)
-        self.nu_, self.steps_, self.chosen_from_ = nus[-1], self.n_steps, []
+        self.nu_, self.steps_ = nus[-1], self.n_steps
+        self.chosen_from_: list[dict[str, float]] = []
         if (len(nus) > 1 or self.early_stopping) and len(x) >= _FEWEST_TO_HOLD_OUT:
             held = torch.as_tensor(numpy_stream(self.seed_, "held out").permutation(len(x))[: len(x) // 5])
             self.nu_, steps, self.chosen_from_ = choose(
@@ -303,8 +304,8 @@ class DeepKernelMachine(System):
         x = self._scaled(X)
         with torch.no_grad():
             if self._task() == "classification":
-                return Categorical(torch.cat([self.network_(rows) for rows in x.split(_CHUNK)]))
-            parts = [self.network_.moments(rows) for rows in x.split(_CHUNK)]
+                return Categorical(torch.cat([self.network_(rows) for rows in torch.split(x, _CHUNK)]))
+            parts = [self.network_.moments(rows) for rows in torch.split(x, _CHUNK)]
             mean, variance = (torch.cat(values)[:, 0] for values in zip(*parts, strict=True))
             sd = (variance.clamp_min(0) + self.network_.log_noise.exp()).sqrt().clamp_min(_LEAST_SD)
         return Gaussian(self.y_shift_ + self.y_scale_ * mean, self.y_scale_ * sd)
@@ -327,7 +328,8 @@ class DeepKernelMachine(System):
         self.y_shift_, self.y_scale_ = float(meta["y_shift"]), float(meta["y_scale"])
         self.nu_, self.steps_ = float(meta["nu"]), int(meta["steps"])
         self.holds_rows_, self.chosen_from_ = bool(meta["holds_rows"]), list(meta["chosen_from"])
-        network = self._network(*own["inducing"].shape, self.nu_)
+        m, d = own["inducing"].shape
+        network = self._network(m, d, self.nu_)
         network.load_state_dict(own)
         self.network_ = network.eval()
 

@@ -73,7 +73,7 @@ def train(
         loss = -network.objective(x[rows], y[rows], n)
         if not bool(loss.detach().isfinite()):
             raise ConvergenceError("the bound is not a number.", hint="Lower lr, or raise jitter.")
-        loss.backward()
+        torch.autograd.backward(loss)
         return loss
 
     if budget.optimizer == "lbfgs":
@@ -81,7 +81,7 @@ def train(
             free, max_iter=budget.every, line_search_fn="strong_wolfe", history_size=20
         )
         for done in range(0, last, budget.every):
-            optimiser.step(closure)
+            optimiser.step(closure)  # type: ignore[arg-type]
             if watch is not None:
                 network.settle(x, y)
                 if watch(done + budget.every):
@@ -136,7 +136,8 @@ def choose(
     kept[held] = False
     seen: list[dict[str, float]] = []
     for nu in nus:
-        network, losses = build(nu, x[kept]), []
+        network = build(nu, x[kept])
+        losses: list[float] = []
 
         def look(step: int, network: DeepKernelNetwork = network, nu: float = nu, losses: list[float] = losses) -> bool:
             losses.append(held_out_loss(network, x[held], y[held]))

@@ -88,7 +88,8 @@ class _TwoLayer(nn.Module):
         self.layers = nn.Sequential(nn.Linear(d, width), nn.ReLU(), nn.Linear(width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)[:, 0]
+        found: Tensor = self.layers(x)[:, 0]
+        return found
 
 
 class _ThreeLayer(nn.Module):
@@ -101,7 +102,8 @@ class _ThreeLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         g = self.inner(x)
-        return (g + self.outer(g))[:, 0]
+        found: Tensor = (g + self.outer(g))[:, 0]
+        return found
 
 
 class AdamNetwork(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -142,7 +144,7 @@ class AdamNetwork(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             rows = kept[torch.randint(len(kept), (min(256, len(kept)),), generator=generator)]
             loss = (network(x[rows]) - target[rows]).square().mean()
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             schedule.step()
             if step % 25 == 24 or step == self.n_steps - 1:

@@ -31,7 +31,7 @@ class Feature(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The bottleneck, shape (n,)."""
         size = max(1, _CHUNK // len(self.weights))
-        parts = [self.basis(rows) @ self.weights for rows in x.split(size)]
+        parts = [self.basis(rows) @ self.weights for rows in torch.split(x, size)]
         return torch.cat(parts) if parts else x.new_zeros(0)
 
 
