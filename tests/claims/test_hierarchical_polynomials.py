@@ -1,4 +1,4 @@
-"""The central claim of `hierarchical-polynomials` in small: d^2 rows find the feature, and kernels stay at their floor."""
+"""The claim of `hierarchical-polynomials` in small: d^2 rows find the feature, and kernels stay near their floor."""
 
 import numpy as np
 import pytest
