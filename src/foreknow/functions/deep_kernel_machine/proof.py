@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from foreknow.common.rng import numpy_stream, torch_stream
 from foreknow.common.timing import Stopwatch
 from foreknow.common.validate import check_int, check_option
 from foreknow.core.evidence import Claim, Evidence
+from foreknow.core.finished import Finished
 from foreknow.core.measures import paired_interval
 from foreknow.core.system import PRESETS
 from foreknow.functions.deep_kernel_machine.arms import plain_arms
@@ -87,14 +90,15 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
     chosen = {name: data for name, data in found.items() if name in real or (name in PLANTED and preset != "quick")}
     reporter = Reporter(progress, seeds * (len(sizes.widths) + len(chosen)))
     with Stopwatch() as watch:
-        claims, arms = _theory(sizes, seeds, reporter)
-        more, cells, notes = _sparse(sizes, seeds, chosen, real, reporter)
+        finished = Finished(f"deep-kernel-machine-{preset}", Path(__file__).parent, keep=preset != "quick")
+        claims, arms = _theory(sizes, seeds, reporter, finished)
+        more, cells, notes = _sparse(sizes, seeds, chosen, real, reporter, finished)
     return Evidence(
         slug="deep-kernel-machine",
         claims=(*claims, *more),
         arms=(*arms, *cells),
         command=f"foreknow prove deep-kernel-machine --preset {preset} --seeds {seeds}",
-        seconds=watch.seconds,
+        seconds=watch.seconds + finished.saved_seconds,
         settings={"preset": preset, "seeds": seeds, "nus": list(NUS), "most_rows": sizes.most_rows},
         notes=tuple(notes),
     )
@@ -110,45 +114,54 @@ def toy(n: int, seed: int) -> tuple[Tensor, Tensor]:
     return x, (y - y.mean()) / y.std()
 
 
-def _theory(sizes: Sizes, seeds: int, reporter: Reporter) -> tuple[list[Claim], list[Record]]:
-    errors = np.zeros((seeds, len(sizes.widths), LAYERS))
-    apart = np.zeros((seeds, LAYERS))
+def _theory(
+    sizes: Sizes, seeds: int, reporter: Reporter, finished: Finished | None = None
+) -> tuple[list[Claim], list[Record]]:
+    finished = finished or Finished("", Path(), keep=False)
     records: list[Record] = []
     for seed in range(seeds):
-        x, y = toy(sizes.n_points, seed)
-        settings: dict[str, Any] = {"layers": LAYERS, "kernel": "sqexp", "noise": NOISE}
-        best = torch.stack(optimal_grams(x, y[:, None], **settings))
-        wide = torch.stack(optimal_grams(x, y[:, None], nu=math.inf, **settings))
-        apart[seed] = _distance(wide, best)
-        records += [
-            {"proof": "T", "arm": "NNGP", "width": 0, "seed": seed, "layer": i + 1, "error": float(apart[seed, i])}
-            for i in range(LAYERS)
-        ]
-        for j, width in enumerate(sizes.widths):
-            generator = torch_stream(seed, "langevin", str(width))
-            with Stopwatch() as watch:
-                drawn = sample_grams(x, y, width, settings=sizes.dynamics, generator=generator, **settings)
-            errors[seed, j] = np.mean([_distance(sample, best) for sample in drawn], axis=0)
-            of_mean = _distance(drawn.mean(dim=0), best)
-            records += [
-                {
-                    "proof": "T", "arm": "finite width", "width": width, "seed": seed, "layer": i + 1,
-                    "error": float(errors[seed, j, i]), "error_of_mean": float(of_mean[i]),
-                    "n_samples": len(drawn), "seconds": watch.seconds,
-                }
-                for i in range(LAYERS)
-            ]  # fmt: skip
-            reporter.advance(seed * len(sizes.widths) + j + 1, f"width {width}, data set {seed}")
+        for j, width in enumerate((0, *sizes.widths)):
+            records += finished.part(f"T width {width} seed {seed}", partial(_width, sizes, seed, width))
+            reporter.advance(seed * len(sizes.widths) + j, f"width {width}, data set {seed}")
+
+    def errors(width: int) -> Floats:
+        """Shape (seeds, layers)."""
+        found = [r["error"] for r in records if r["width"] == width]
+        return np.array(found).reshape(seeds, LAYERS)
+
     log = np.log(np.array(sizes.widths, dtype=float))
     log = log - log.mean()
-    slopes = np.log(errors).mean(axis=2) @ log / (log @ log)
-    ratio = (apart / errors[:, -1]).mean(axis=1)
+    slopes = np.stack([np.log(errors(width)).mean(axis=1) for width in sizes.widths], axis=1) @ log / (log @ log)
+    ratio = (errors(0) / errors(sizes.widths[-1])).mean(axis=1)
     return [
         _mean_claim("T: exponent of the relative error of Gram matrices in the width", slopes, low=-0.7, high=-0.35),
         _mean_claim(
             f"T: distance of the NNGP's Gram matrices over the error at width {sizes.widths[-1]}", ratio, low=2.0
         ),
     ], records
+
+
+def _width(sizes: Sizes, seed: int, width: int) -> list[Record]:
+    """Distances of Gram matrices of a finite width, or of the NNGP's (width 0), from the optimum."""
+    x, y = toy(sizes.n_points, seed)
+    settings: dict[str, Any] = {"layers": LAYERS, "kernel": "sqexp", "noise": NOISE}
+    best = torch.stack(optimal_grams(x, y[:, None], **settings))
+    about = {"proof": "T", "arm": "finite width" if width else "NNGP", "width": width, "seed": seed}
+    if not width:
+        apart = _distance(torch.stack(optimal_grams(x, y[:, None], nu=math.inf, **settings)), best)
+        return [{**about, "layer": i + 1, "error": float(apart[i])} for i in range(LAYERS)]
+    with Stopwatch() as watch:
+        generator = torch_stream(seed, "langevin", str(width))
+        drawn = sample_grams(x, y, width, settings=sizes.dynamics, generator=generator, **settings)
+    error = np.mean([_distance(sample, best) for sample in drawn], axis=0)
+    of_mean = _distance(drawn.mean(dim=0), best)
+    return [
+        {
+            **about, "layer": i + 1, "error": float(error[i]), "error_of_mean": float(of_mean[i]),
+            "n_samples": len(drawn), "seconds": watch.seconds,
+        }
+        for i in range(LAYERS)
+    ]  # fmt: skip
 
 
 def _distance(grams: Tensor, best: Tensor) -> Floats:
@@ -216,25 +229,19 @@ def machines(sizes: Sizes) -> dict[str, Callable[[int], Any]]:
 
 
 def _sparse(
-    sizes: Sizes, seeds: int, data: dict[str, tuple[Floats, Floats]], real: Sequence[str], reporter: Reporter
+    sizes: Sizes,
+    seeds: int,
+    data: dict[str, tuple[Floats, Floats]],
+    real: Sequence[str],
+    reporter: Reporter,
+    finished: Finished,
 ) -> tuple[list[Claim], list[Record], list[str]]:
     records: list[Record] = []
     arms = machines(sizes)
     before = seeds * len(sizes.widths)
     for number, (name, (X, y)) in enumerate(data.items()):
         for seed in range(seeds):
-            order = numpy_stream(seed, "deep-kernel-machine", "split", name).permutation(len(y))
-            test, train = order[: len(y) // 5], order[len(y) // 5 :]
-            for arm, make in arms.items():
-                with warnings.catch_warnings(), Stopwatch() as watch:
-                    warnings.simplefilter("ignore")
-                    model = make(seed).fit(X[train], y[train])
-                records.append({
-                    "proof": "S", "arm": arm, "data": name, "seed": seed, "n_train": len(train),
-                    **_scores(model, X[test], y[test], float(y[train].std())), "seconds": watch.seconds,
-                    **({"nu": model.nu_, "steps": model.steps_} if arm == ON else {}),
-                    **({"divergence": float(model.representation_shift_().sum())} if arm == ON else {}),
-                })  # fmt: skip
+            records += finished.part(f"S {name} seed {seed}", partial(_split, name, X, y, seed, arms))
             reporter.advance(before + number * seeds + seed + 1, f"{name}, split {seed}")
     gains = {name: _gains(records, name) for name in data}
     better = sum(float(gains[name].mean()) >= 0 for name in real)
@@ -257,6 +264,26 @@ def _sparse(
     if "SVGP" not in arms:
         notes.append("S: gpytorch is not installed, so the sparse Gaussian process was not measured (foreknow[bo]).")
     return claims, records, notes
+
+
+def _split(name: str, X: Floats, y: Floats, seed: int, arms: Mapping[str, Callable[[int], Any]]) -> list[Record]:
+    """All arms on one split of a table."""
+    order = numpy_stream(seed, "deep-kernel-machine", "split", name).permutation(len(y))
+    test, train = order[: len(y) // 5], order[len(y) // 5 :]
+    found = []
+    for arm, make in arms.items():
+        with warnings.catch_warnings(), Stopwatch() as watch:
+            warnings.simplefilter("ignore")
+            model = make(seed).fit(X[train], y[train])
+        record: Record = {
+            "proof": "S", "arm": arm, "data": name, "seed": seed, "n_train": len(train),
+            **_scores(model, X[test], y[test], float(y[train].std())), "seconds": watch.seconds,
+        }  # fmt: skip
+        if arm == ON:
+            shift = float(model.representation_shift_().sum())
+            record |= {"nu": model.nu_, "steps": model.steps_, "divergence": shift}
+        found.append(record)
+    return found
 
 
 def _scores(model: Any, X: Floats, y: Floats, scale: float) -> Record:

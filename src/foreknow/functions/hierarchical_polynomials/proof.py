@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from foreknow.common.progress import ProgressCallback, Reporter
 from foreknow.common.timing import Stopwatch
 from foreknow.common.validate import check_int, check_option
 from foreknow.core.evidence import Claim, Evidence
+from foreknow.core.finished import Finished
 from foreknow.core.system import PRESETS
 from foreknow.functions.hierarchical_polynomials.arms import AdamNetwork, Oracle, TunedKernelRidge, plain_arms
 from foreknow.functions.hierarchical_polynomials.complexity import Slope, crossing, slope_of
@@ -100,9 +103,10 @@ def prove(*, preset: str = "small", seeds: int = 5, progress: ProgressCallback |
     total = seeds * (sum(map(len, grids.values())) + len(sizes.cells) + 1)
     reporter = Reporter(progress, total)
     with Stopwatch() as watch:
-        cells = _Cells(sizes, seeds, grids, reporter)
+        finished = Finished(f"hierarchical-polynomials-{preset}", Path(__file__).parent, keep=preset != "quick")
+        cells = _Cells(sizes, seeds, grids, reporter, finished)
         claims, arms = cells.claims()
-        arms += _tables() if preset != "quick" else []
+        arms += finished.part("tables", _tables) if preset != "quick" else []
         reporter.advance(total, "done")
     failed = any(claim.verdict == "failed" for claim in claims)
     return Evidence(
@@ -110,7 +114,7 @@ def prove(*, preset: str = "small", seeds: int = 5, progress: ProgressCallback |
         claims=tuple(claims),
         arms=tuple(arms),
         command=f"foreknow prove hierarchical-polynomials --preset {preset} --seeds {seeds}",
-        seconds=watch.seconds,
+        seconds=watch.seconds + finished.saved_seconds,
         settings={"preset": preset, "seeds": seeds, "k": sizes.k, "link": "1,2,3", "level": LEVEL},
         notes=(_WHY_FEATURE,) if failed else (),
     )
@@ -138,8 +142,10 @@ def best_fit(task: HierarchicalTask, X: Floats, n: int) -> Floats:
 class _Cells:
     """All fits of the proof: what they measured, in `records`, and the correlations of the first stage."""
 
-    def __init__(self, sizes: Sizes, seeds: int, grids: Mapping[int, Sequence[int]], reporter: Reporter) -> None:
-        self.sizes, self.seeds, self.grids = sizes, seeds, grids
+    def __init__(
+        self, sizes: Sizes, seeds: int, grids: Mapping[int, Sequence[int]], reporter: Reporter, finished: Finished
+    ) -> None:
+        self.sizes, self.seeds, self.grids, self.finished = sizes, seeds, grids, finished
         self.records: list[Record] = []
         self.reporter, self.done = reporter, 0
         family = HierarchicalPolynomial(k=sizes.k)
@@ -151,53 +157,73 @@ class _Cells:
             self._even(even.task(seed))
 
     def _task(self, task: HierarchicalTask) -> None:
+        """All learners on one target, size by size; each size is a part that is kept."""
         d, seed, k = task.prior.n_features, task.seed, self.sizes.k
-        X_test, y_test = task.sample(self.sizes.n_test, part="test")
-        X, y = task.sample(self.grids[d][-1])
-        p = task.feature(X_test)
-        limit = best_fit(task, X_test, self.sizes.n_limit) if k == 2 else p
-        about = {"d": d, "seed": seed}
-        self.records.append({"proof": "F", "arm": "limit", **about, "corr": _corr(limit, p)})
+        key = f"d {d} seed {seed}"
+        self.records += self.finished.part(f"{key} limit", lambda: self._limit(task))
         others = {min(self.sizes.largest, round(r * d**k)) for at, r in self.sizes.cells if at == d}
         for n in sorted({*self.grids[d], *others}):
-            learners = _layerwise(k, n <= self.sizes.largest_refined)
-            if n not in self.grids[d]:
-                learners = {}
+            learners: dict[str, Callable[[], Any]] = {}
+            if n in self.grids[d]:
+                learners |= _layerwise(k, n <= self.sizes.largest_refined)
             if n in others:
                 learners |= {
-                    OFF: LayerwiseThreeLayer("off", inner="polynomial", whiten="never"),
-                    KERNELS: TunedKernelRidge(),
-                    TWO: AdamNetwork(2, n_steps=self.sizes.n_steps),
-                    JOINT: AdamNetwork(3, n_steps=self.sizes.n_steps),
-                    ORACLE: Oracle(task),
+                    OFF: lambda: LayerwiseThreeLayer("off", inner="polynomial", whiten="never"),
+                    KERNELS: TunedKernelRidge,
+                    TWO: lambda: AdamNetwork(2, n_steps=self.sizes.n_steps),
+                    JOINT: lambda: AdamNetwork(3, n_steps=self.sizes.n_steps),
+                    ORACLE: lambda: Oracle(task),
                 }
-            for name, learner in learners.items():
-                with Stopwatch() as watch:
-                    model = learner.set_params(random_state=seed).fit(X[:n], y[:n])
-                record = {
-                    "proof": "L", "arm": name, **about, "n": n, "ratio": n / d**k,
-                    **_losses(model.predict(X_test), y_test), "seconds": watch.seconds,
-                }  # fmt: skip
-                if isinstance(model, LayerwiseThreeLayer) and name != OFF:
-                    found = model.feature_(X_test)
-                    record |= {"corr": _corr(found, p), "corr_limit": _corr(found, limit)}
-                if name == KERNELS:
-                    record["kernel"] = model.kernel_
-                self.records.append(record)
+            self.records += self.finished.part(f"{key} n {n}", partial(self._size, task, n, learners))
             self.done += 1
             self.reporter.advance(self.done, f"d = {d}, seed {seed}, n = {n}")
+
+    def _limit(self, task: HierarchicalTask) -> list[Record]:
+        """How near the best fit of degree two is to the feature."""
+        X_test = task.sample(self.sizes.n_test, part="test")[0]
+        limit = best_fit(task, X_test, self.sizes.n_limit) if self.sizes.k == 2 else task.feature(X_test)
+        about = {"d": task.prior.n_features, "seed": task.seed}
+        return [{"proof": "F", "arm": "limit", **about, "corr": _corr(limit, task.feature(X_test))}]
+
+    def _size(self, task: HierarchicalTask, n: int, learners: Mapping[str, Callable[[], Any]]) -> list[Record]:
+        d, seed, k = task.prior.n_features, task.seed, self.sizes.k
+        X_test, y_test = task.sample(self.sizes.n_test, part="test")
+        X, y = task.sample(n)
+        p = task.feature(X_test)
+        limit = best_fit(task, X_test, self.sizes.n_limit) if k == 2 else p
+        found = []
+        for name, make in learners.items():
+            with Stopwatch() as watch:
+                model = make().set_params(random_state=seed).fit(X, y)
+            record = {
+                "proof": "L", "arm": name, "d": d, "seed": seed, "n": n, "ratio": n / d**k,
+                **_losses(model.predict(X_test), y_test), "seconds": watch.seconds,
+            }  # fmt: skip
+            if isinstance(model, LayerwiseThreeLayer) and name != OFF:
+                feature = model.feature_(X_test)
+                record |= {"corr": _corr(feature, p), "corr_limit": _corr(feature, limit)}
+            if name == KERNELS:
+                record["kernel"] = model.kernel_
+            found.append(record)
+        return found
 
     def _even(self, task: HierarchicalTask) -> None:
         d, k = task.prior.n_features, self.sizes.k
         n = min(self.sizes.largest, round(max(self.sizes.ratios) * d**k))
         X_test, y_test = task.sample(self.sizes.n_test, part="test")
-        for name, learner in _layerwise(k, n <= self.sizes.largest_refined).items():
-            model = learner.set_params(random_state=task.seed).fit(*task.sample(n))
-            self.records.append({
-                "proof": "N", "arm": name, "d": d, "seed": task.seed, "n": n,
-                **_losses(model.predict(X_test), y_test),
-                "corr": _corr(model.feature_(X_test), task.feature(X_test)),
-            })  # fmt: skip
+
+        def measure() -> list[Record]:
+            found = []
+            for name, make in _layerwise(k, n <= self.sizes.largest_refined).items():
+                model = make().set_params(random_state=task.seed).fit(*task.sample(n))
+                found.append({
+                    "proof": "N", "arm": name, "d": d, "seed": task.seed, "n": n,
+                    **_losses(model.predict(X_test), y_test),
+                    "corr": _corr(model.feature_(X_test), task.feature(X_test)),
+                })  # fmt: skip
+            return found
+
+        self.records += self.finished.part(f"even d {d} seed {task.seed}", measure)
         self.done += 1
         self.reporter.advance(self.done, f"even link, seed {task.seed}")
 
@@ -295,14 +321,14 @@ class _Cells:
         return self.values(arm, "loss", d, n), d, n
 
 
-def _layerwise(k: int, refined: bool) -> dict[str, LayerwiseThreeLayer]:
+def _layerwise(k: int, refined: bool) -> dict[str, Callable[[], Any]]:
     prior = HierarchicalPolynomial(n_features=max(16, k), k=k)
-    arms = {
-        PUBLISHED: LayerwiseThreeLayer(prior, inner="polynomial", split="half", whiten="never"),
-        CROSSFIT: LayerwiseThreeLayer(prior, whiten="never"),
+    arms: dict[str, Callable[[], Any]] = {
+        PUBLISHED: lambda: LayerwiseThreeLayer(prior, inner="polynomial", split="half", whiten="never"),
+        CROSSFIT: lambda: LayerwiseThreeLayer(prior, whiten="never"),
     }
     if refined:
-        arms[REFINED] = LayerwiseThreeLayer(prior, n_refine=4, whiten="never")
+        arms[REFINED] = lambda: LayerwiseThreeLayer(prior, n_refine=4, whiten="never")
     return arms
 
 
