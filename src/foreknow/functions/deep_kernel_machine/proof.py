@@ -69,7 +69,7 @@ class Sizes:
 
 SIZES = {
     "quick": Sizes(6, (8, 16, 32), LangevinSettings(60, 20, thin=5), 80, 10, 2, 10, 1),
-    "small": Sizes(32, (64, 256, 1024), LangevinSettings(1200, 400), 600, 100, 3, 120, 6),
+    "small": Sizes(32, (64, 256, 1024), LangevinSettings(1000, 400), 400, 100, 3, 100, 6),
     "paper": Sizes(32, (128, 256, 512, 1024), LangevinSettings(20_000, 5_000), 2000, 300, 3, 1000, 6),
 }
 

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from foreknow.common.errors import ConvergenceError
 from foreknow.functions.deep_kernel_machine.machine import DeepKernelNetwork
 
-_PATIENCE = 4
+_PATIENCE = 3
 """Looks at the rows held out without gain after which a try is given up."""
 Build = Callable[[float, Tensor], DeepKernelNetwork]
 """(nu, rows) -> a fresh network for them."""
