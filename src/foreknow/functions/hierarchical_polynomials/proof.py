@@ -1,7 +1,7 @@
 """The small proof of `hierarchical-polynomials`.
 
 Targets g(p(x)) with p of degree k = 2, g of degree 3 with equal energy on its three Hermite degrees (E g' =
-1/sqrt 3), in 8 to 32 dimensions, learnt from n = 1 to 32 d^2 rows.
+1/sqrt 3), in 8 to 32 dimensions, learnt from n = 1 to 32 d^2 rows, 16 384 at most.
 
 F. The feature: its correlation with p, and with the best degree-2 fit of the target (which is p up to O(d^(-1/2))).
 L. The loss: layerwise against kernels, two-layer and jointly trained networks, and an oracle that knows p.
