@@ -11,7 +11,7 @@ from foreknow.functions.hierarchical_polynomials.complexity import sample_comple
 @pytest.mark.claim
 @pytest.mark.timeout(300)
 def test_a_multiple_of_d_squared_rows_is_enough_where_kernels_stay_near_degree_two() -> None:
-    layerwise = LayerwiseThreeLayer(n_refine=4, whiten="never")
+    layerwise = LayerwiseThreeLayer(inner="hermite", n_refine=4, whiten="never")
     found = sample_complexity(
         {"layerwise": layerwise, "kernel": TunedKernelRidge()}, HierarchicalPolynomial(), n_features=(8, 12, 16, 20),
         target=0.3, ratios=(2, 4, 8), max_samples=3200, n_draws=3,

@@ -219,7 +219,7 @@ def test_sample_complexity_of_learners_that_know_and_that_do_not() -> None:
 
     from foreknow.functions import LayerwiseThreeLayer
 
-    layerwise = LayerwiseThreeLayer(n_refine=2, whiten="never", width_outer=50)
+    layerwise = LayerwiseThreeLayer(inner="hermite", n_refine=2, whiten="never", width_outer=50)
     found = sample_complexity(
         {"layerwise": layerwise, "linear": Ridge()}, HierarchicalPolynomial(), n_features=(4, 6, 8), target=0.5,
         ratios=(4, 12, 32), n_draws=2, n_test=500,

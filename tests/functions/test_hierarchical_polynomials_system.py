@@ -40,7 +40,7 @@ def test_descent_finds_what_the_closed_form_finds(task) -> None:  # type: ignore
 
 
 def test_the_feature_is_found_and_its_sign_rises_with_the_target(task) -> None:  # type: ignore[no-untyped-def]
-    model = LayerwiseThreeLayer(random_state=0, n_refine=4).fit(*task.sample(1000))
+    model = LayerwiseThreeLayer(inner="hermite", random_state=0, n_refine=4).fit(*task.sample(1000))
     X, _ = task.sample(500, part="test")
     assert np.corrcoef(model.feature_(X), task.feature(X))[0, 1] > 0.95  # not only its absolute value
     assert model.feature_(X).std() == pytest.approx(1, abs=0.2)
@@ -49,7 +49,7 @@ def test_the_feature_is_found_and_its_sign_rises_with_the_target(task) -> None: 
 
 def test_the_arms_differ_as_said(task) -> None:  # type: ignore[no-untyped-def]
     X, y = task.sample(1200)
-    on = LayerwiseThreeLayer(random_state=0).fit(X, y)
+    on = LayerwiseThreeLayer(inner="hermite", random_state=0).fit(X, y)
     off, wrong = on.without_prior().fit(X, y), on.with_wrong_prior().fit(X, y)
     assert not off.network_.outer.any()
     assert on.network_.outer.any()
@@ -61,7 +61,7 @@ def test_the_arms_differ_as_said(task) -> None:  # type: ignore[no-untyped-def]
 
 def test_refinement_needs_fewer_rows_and_says_how_wrong_it_is(task) -> None:  # type: ignore[no-untyped-def]
     X, y = task.sample(500)
-    plain, refined = (LayerwiseThreeLayer(n_refine=n, random_state=0).fit(X, y) for n in (0, 4))
+    plain, refined = (LayerwiseThreeLayer(inner="hermite", n_refine=n, random_state=0).fit(X, y) for n in (0, 4))
     assert loss(refined, task) < 0.6 * loss(plain, task)
     test, truth = task.sample(1000, part="test")
     low, high = (bound.numpy() for bound in refined.predict_dist(test).interval(0.9))
@@ -76,7 +76,7 @@ def test_refinement_stops_where_rows_held_out_do_not_gain() -> None:
 
 def test_an_even_link_fails() -> None:
     task = HierarchicalPolynomial(8, link="2").task(0)
-    model = LayerwiseThreeLayer(random_state=0, split="half").fit(*task.sample(1000))
+    model = LayerwiseThreeLayer(inner="hermite", random_state=0, split="half").fit(*task.sample(1000))
     assert task.prior.slope == 0
     assert loss(model, task) > 0.6
 
@@ -85,7 +85,7 @@ def test_using_the_same_rows_twice_overfits(task) -> None:  # type: ignore[no-un
     X, y = task.sample(80)
     said = {}
     for split in ("none", "crossfit"):
-        model = LayerwiseThreeLayer(split=split, ridge=1e-6, random_state=0).fit(X, y)
+        model = LayerwiseThreeLayer(inner="hermite", split=split, ridge=1e-6, random_state=0).fit(X, y)
         said[split] = model.sd_**2 / loss(model, task)
     assert said["none"] < 0.5 * said["crossfit"]  # it takes itself for much better than it is
 
@@ -191,6 +191,6 @@ def test_the_paper_preset_takes_a_step() -> None:
     task = HierarchicalPolynomial(64, 3).task(0)
     X, y = task.sample(40)
     prior = HierarchicalPolynomial(64, 3)
-    model = LayerwiseThreeLayer(prior, inner="polynomial", split="half", whiten="never", random_state=0).fit(X, y)
+    model = LayerwiseThreeLayer(prior, split="half", whiten="never", random_state=0).fit(X, y)
     assert model.network_.feature.weights.shape == (4000,)
     assert torch.isfinite(model.network_(torch.as_tensor(X))).all()

@@ -168,7 +168,7 @@ class _Cells:
                 learners |= _layerwise(k, n <= self.sizes.largest_refined)
             if n in others:
                 learners |= {
-                    OFF: lambda: LayerwiseThreeLayer("off", inner="polynomial", whiten="never"),
+                    OFF: lambda: LayerwiseThreeLayer("off", whiten="never"),
                     KERNELS: TunedKernelRidge,
                     TWO: lambda: AdamNetwork(2, n_steps=self.sizes.n_steps),
                     JOINT: lambda: AdamNetwork(3, n_steps=self.sizes.n_steps),
@@ -324,11 +324,11 @@ class _Cells:
 def _layerwise(k: int, refined: bool) -> dict[str, Callable[[], Any]]:
     prior = HierarchicalPolynomial(n_features=max(16, k), k=k)
     arms: dict[str, Callable[[], Any]] = {
-        PUBLISHED: lambda: LayerwiseThreeLayer(prior, inner="polynomial", split="half", whiten="never"),
-        CROSSFIT: lambda: LayerwiseThreeLayer(prior, whiten="never"),
+        PUBLISHED: lambda: LayerwiseThreeLayer(prior, split="half", whiten="never"),
+        CROSSFIT: lambda: LayerwiseThreeLayer(prior, inner="hermite", whiten="never"),
     }
     if refined:
-        arms[REFINED] = lambda: LayerwiseThreeLayer(prior, n_refine=4, whiten="never")
+        arms[REFINED] = lambda: LayerwiseThreeLayer(prior, inner="hermite", n_refine=4, whiten="never")
     return arms
 
 
@@ -367,9 +367,9 @@ def _tables() -> list[Record]:
             order = numpy_stream(seed, "hierarchical-polynomials", name).permutation(len(y))
             test, train = order[: len(y) // 3], order[len(y) // 3 :]
             learners: dict[str, Any] = {
-                CROSSFIT: LayerwiseThreeLayer(inner="polynomial"),
-                REFINED: LayerwiseThreeLayer(inner="polynomial", n_refine=4),
-                OFF: LayerwiseThreeLayer("off", inner="polynomial"),
+                CROSSFIT: LayerwiseThreeLayer(),
+                REFINED: LayerwiseThreeLayer(n_refine=4),
+                OFF: LayerwiseThreeLayer("off"),
                 **{arm: make(seed) for arm, make in plain_arms().items()},
             }
             for arm, learner in learners.items():

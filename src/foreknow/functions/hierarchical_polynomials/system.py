@@ -57,7 +57,7 @@ class LayerwiseThreeLayer(System):
         prior: a `HierarchicalPolynomial` (its `k` is used), "paper" (k = 2), "off" (no outer layer: a kernel
             method) or "wrong" (the outer layer sees another feature: weights of the bottleneck permuted).
         inner: activation of the frozen neurons: "relu", "softplus", "polynomial" (degrees 0 to k) or "hermite" (degree
-            exactly k).
+            exactly k: for targets without a linear part, which it cannot see).
         kernel: take infinitely many neurons (not for "softplus"); memory then grows with the square of the rows.
         width_inner: number of frozen neurons, or "auto": two for each polynomial there is, or four for each row
             ("relu", "softplus"), at most 4000.
@@ -90,7 +90,7 @@ class LayerwiseThreeLayer(System):
         self,
         prior: Prior | str = "paper",
         *,
-        inner: str = "hermite",
+        inner: str = "polynomial",
         kernel: bool = False,
         width_inner: int | str = "auto",
         width_outer: int = 300,
