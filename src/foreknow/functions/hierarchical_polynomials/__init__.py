@@ -1,0 +1,1 @@
+"""Polynomials of a polynomial, learnt layer by layer (Wang, Nichani and Lee 2024)."""
