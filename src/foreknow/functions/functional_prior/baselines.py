@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Self
 
 import numpy as np
@@ -83,7 +84,9 @@ class PlainGP:
         start = np.full(rows.shape[1], (2 * rows.shape[1]) ** 0.5)
         kernel = ConstantKernel(1.0) * RBF(start, (1e-1, 1e3)) + WhiteKernel(0.1, (1e-5, 1e1))
         self._gp = GaussianProcessRegressor(kernel, random_state=self.random_state)
-        self._gp.fit(self._scaling.inputs(rows).double().numpy(), self._scaling.targets(target).double().numpy())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a lengthscale at its bound only says that a column does not matter
+            self._gp.fit(self._scaling.inputs(rows).double().numpy(), self._scaling.targets(target).double().numpy())
         return self
 
     def predict_dist(self, X: Any) -> Predictive:

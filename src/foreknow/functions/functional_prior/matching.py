@@ -96,7 +96,10 @@ class Measurement:
             return self.rows
         n_rows = round(self.share * wanted)
         place = generator.device
-        shuffled = [torch.randperm(len(self.rows), generator=generator, device=place) for _ in range(-(-n_rows // len(self.rows)))]
+        shuffled = [
+            torch.randperm(len(self.rows), generator=generator, device=place)
+            for _ in range(-(-n_rows // len(self.rows)))
+        ]
         parts = [self.rows[torch.cat(shuffled)[:n_rows].to(self.rows.device)]]
         if n_rows < wanted:
             low, high = self.rows.amin(0), self.rows.amax(0)
@@ -115,7 +118,9 @@ class Critic:
         generator: of the weights, Xavier normal with N(0, 1) biases.
     """
 
-    def __init__(self, n_outputs: int, n_points: int, width: int, *, generator: Generator, device: torch.device) -> None:
+    def __init__(
+        self, n_outputs: int, n_points: int, width: int, *, generator: Generator, device: torch.device
+    ) -> None:
         sizes = (n_points, width, width, 1)
         self.parameters: list[Tensor] = []
         for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
@@ -139,9 +144,7 @@ class Critic:
         return torch.bmm(torch.sigmoid(a1) * back, w1.transpose(1, 2))
 
 
-def train_critic(
-    nn: Tensor, target: Tensor, settings: MatchSettings, *, generator: Generator
-) -> tuple[Critic, float]:
+def train_critic(nn: Tensor, target: Tensor, settings: MatchSettings, *, generator: Generator) -> tuple[Critic, float]:
     """A fresh critic that tells the two bags of functions (n_outputs, n, n_points) apart, and its last objective."""
     n_outputs, n, n_points = nn.shape
     critic = Critic(n_outputs, n_points, settings.width, generator=generator, device=nn.device)

@@ -84,9 +84,7 @@ class FunctionalPrior(Prior):
             found = HierarchicalLayers(network, shape=start, rate=start, fan_in=scaled)
         elif self.family == "flow" and self.matched:
             directions = torch_stream(seed, "flow")
-            found = FlowLayers(
-                network, n_steps=self.n_flow_steps, rank=self.rank, fan_in=scaled, generator=directions
-            )
+            found = FlowLayers(network, n_steps=self.n_flow_steps, rank=self.rank, fan_in=scaled, generator=directions)
         else:
             found = GaussianLayers(network, sd=start, fan_in=scaled)
         if self.values:
@@ -181,4 +179,3 @@ class FunctionalPrior(Prior):
     @classmethod
     def examples(cls) -> list[Prior]:
         return [cls(), cls(GPFunctions(0.6), "hierarchical"), cls(GPFunctions(1.0), "flow", rank=2)]
-

@@ -29,7 +29,16 @@ from foreknow.functions.functional_prior.posterior import sample_posterior
 from foreknow.functions.functional_prior.prior import FAMILIES, FunctionalPrior
 from foreknow.functions.functional_prior.scaling import Scaling
 from foreknow.functions.functional_prior.targets import FunctionPrior, GPFunctions
-from foreknow.nn.bayes import ACTIVATIONS, FlatNetwork, GaussianNoise, Likelihood, SGHMCSettings, Softmax, mlp, split_rhat
+from foreknow.nn.bayes import (
+    ACTIVATIONS,
+    FlatNetwork,
+    GaussianNoise,
+    Likelihood,
+    SGHMCSettings,
+    Softmax,
+    mlp,
+    split_rhat,
+)
 
 MATCH: dict[str, MatchSettings] = {
     "quick": MatchSettings(n_outer=10, n_inner=10, n_functions=32, n_points=20, width=50),
@@ -129,7 +138,9 @@ class BayesianNet(System):
             check_int(owner, "hidden", width, low=1)
         for name, kind in (("matching", MatchSettings), ("sampling", SGHMCSettings)):
             if getattr(self, name) is not None and not isinstance(getattr(self, name), kind):
-                raise ConfigError(f"{owner}: {name} must be a {kind.__name__}, got {type(getattr(self, name)).__name__}.")
+                raise ConfigError(
+                    f"{owner}: {name} must be a {kind.__name__}, got {type(getattr(self, name)).__name__}."
+                )
         check_option(owner, "activation", self.activation, tuple(ACTIVATIONS))
         self._functional(self._resolve_prior())
 
@@ -273,7 +284,9 @@ class BayesianNet(System):
         tiny = {"hidden": (8,), "matching": matching, "sampling": sampling, "random_state": 0}
         return [
             Example("curve", tiny, x, np.sin(2 * x[:, 0])),
-            Example("classes, hierarchical", {**tiny, "task": "classification", "family": "hierarchical"}, table, label),
+            Example(
+                "classes, hierarchical", {**tiny, "task": "classification", "family": "hierarchical"}, table, label
+            ),
             Example("flow", {**tiny, "family": "flow"}, x, np.cos(x[:, 0])),
         ]
 

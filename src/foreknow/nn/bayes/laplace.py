@@ -121,9 +121,7 @@ class _Block:
         return torch.cat([weight.reshape(*flat.shape[:-1], h, d), bias.unsqueeze(-1)], -1)
 
 
-def _kronecker(
-    network: FlatNetwork, likelihood: Likelihood, mode: Tensor, x: Tensor, prior: Tensor
-) -> list[_Block]:
+def _kronecker(network: FlatNetwork, likelihood: Likelihood, mode: Tensor, x: Tensor, prior: Tensor) -> list[_Block]:
     module = network.to_module(mode)
     layers = [part for part in module.modules() if next(part.parameters(recurse=False), None) is not None]
     if not all(isinstance(part, nn.Linear) and part.bias is not None for part in layers):
@@ -141,7 +139,9 @@ def _kronecker(
     root = _square_root(likelihood.curvature(outputs.detach()))  # (n, out, out)
     back = {part: torch.zeros(part.out_features, part.out_features).to(mode) for part in layers}  # type: ignore[arg-type]
     for column in range(outputs.shape[-1]):
-        slopes = torch.autograd.grad((outputs * root[..., column]).sum(), [seen[p][1] for p in layers], retain_graph=True)
+        slopes = torch.autograd.grad(
+            (outputs * root[..., column]).sum(), [seen[p][1] for p in layers], retain_graph=True
+        )
         for part, slope in zip(layers, slopes, strict=True):
             back[part] += slope.T @ slope
     blocks, start = [], 0
