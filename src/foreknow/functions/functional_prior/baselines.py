@@ -37,11 +37,12 @@ class DeepEnsemble:
 
     def fit(self, X: Any, y: Any) -> Self:
         rows = np.asarray(X, dtype=np.float64)
-        codes = np.asarray(y, dtype=np.float64)
         likelihood: Likelihood = GaussianNoise(self.noise_variance)
+        codes: NDArray[Any] = np.asarray(y)
         if self.task == "classification":
-            self.classes_, codes = np.unique(np.asarray(y), return_inverse=True)
+            self.classes_, codes = np.unique(codes, return_inverse=True)
             likelihood = Softmax(max(2, len(self.classes_)))
+        codes = codes.astype(np.float64)
         self._scaling = Scaling.of(rows, codes, x=self.standardize, y=self.standardize and self.task == "regression")
         starts = []
         for member in range(self.n_members):  # PyTorch's own initial weights, one network at a time

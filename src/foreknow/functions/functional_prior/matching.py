@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
@@ -123,7 +124,7 @@ class Critic:
     ) -> None:
         sizes = (n_points, width, width, 1)
         self.parameters: list[Tensor] = []
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in pairwise(sizes):
             matrix = torch.randn(n_outputs, fan_in, fan_out, generator=generator, device=generator.device)
             bias = torch.randn(n_outputs, 1, fan_out, generator=generator, device=generator.device)
             self.parameters += [matrix * math.sqrt(2 / (fan_in + fan_out)), bias]
@@ -157,7 +158,7 @@ def train_critic(nn: Tensor, target: Tensor, settings: MatchSettings, *, generat
         norm = critic.slope(share * nn + (1 - share) * target).norm(dim=-1)
         loss = (settings.penalty * (norm - 1).square().mean(1) - gap).sum()
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         objective = float(gap.detach().sum())
         squares = [parameter.grad.square().sum() for parameter in critic.parameters if parameter.grad is not None]
         if float(torch.stack(squares).sum().sqrt()) < settings.stop:

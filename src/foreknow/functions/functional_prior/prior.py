@@ -16,7 +16,7 @@ from foreknow.core.pictures import Lines
 from foreknow.core.prior import Draw, Prior
 from foreknow.core.registry import register
 from foreknow.functions.functional_prior.card import CARD
-from foreknow.functions.functional_prior.matching import Measurement, MatchSettings, match_weights
+from foreknow.functions.functional_prior.matching import MatchSettings, Measurement, match_weights
 from foreknow.functions.functional_prior.targets import GPFunctions, as_target
 from foreknow.nn.bayes import FlatNetwork, FlowLayers, GaussianLayers, HierarchicalLayers, WeightPrior, mlp
 

@@ -26,7 +26,7 @@ from foreknow.core.measures import paired_interval
 from foreknow.core.predictive import Gaussian, GaussianMixture, Predictive
 from foreknow.core.system import PRESETS
 from foreknow.functions.functional_prior.baselines import DeepEnsemble, PlainGP, predictive
-from foreknow.functions.functional_prior.matching import Measurement, MatchSettings
+from foreknow.functions.functional_prior.matching import MatchSettings, Measurement
 from foreknow.functions.functional_prior.measures import (
     autocorrelation,
     energy_distance,
@@ -60,12 +60,12 @@ class Sizes:
         ensemble_steps: of Adam.
     """
 
+    curve: MatchSettings
+    table: MatchSettings
+    curve_chains: SGHMCSettings
+    table_chains: SGHMCSettings
     hidden: tuple[int, ...] = (50, 50, 50)
     table_hidden: tuple[int, ...] = (100,)
-    curve: MatchSettings = MatchSettings(n_outer=120, n_inner=40, lr_critic=0.02)
-    table: MatchSettings = MatchSettings(n_outer=100, n_inner=40, n_points=100)
-    curve_chains: SGHMCSettings = SGHMCSettings(n_burn=2000, keep_every=100, n_samples=30, n_drop=10)
-    table_chains: SGHMCSettings = SGHMCSettings(n_burn=2000, keep_every=200, n_samples=10, n_drop=5)
     n_train: int = 64
     n_draws: int = 1000
     n_splits: int = 3
@@ -76,9 +76,14 @@ _TINY_MATCH = MatchSettings(n_outer=6, n_inner=5, n_functions=32, n_points=20, w
 _TINY_CHAINS = SGHMCSettings(n_burn=60, keep_every=4, n_samples=8, n_drop=2)
 SIZES = {
     "quick": Sizes(
-        (16,), (16,), _TINY_MATCH, _TINY_MATCH, _TINY_CHAINS, _TINY_CHAINS, n_draws=200, n_splits=2, ensemble_steps=60
+        _TINY_MATCH, _TINY_MATCH, _TINY_CHAINS, _TINY_CHAINS, (16,), (16,), n_draws=200, n_splits=2, ensemble_steps=60
     ),
-    "small": Sizes(),
+    "small": Sizes(
+        curve=MatchSettings(n_outer=120, n_inner=40),
+        table=MatchSettings(n_outer=100, n_inner=40),
+        curve_chains=SGHMCSettings(n_burn=2000, keep_every=100, n_samples=30, n_drop=10),
+        table_chains=SGHMCSettings(n_burn=2000, keep_every=200, n_samples=10, n_drop=5),
+    ),
     "paper": Sizes(
         curve=MatchSettings(n_outer=800, n_inner=1000, n_functions=512, n_points=200, lr=0.01),
         table=MatchSettings(),
@@ -131,8 +136,8 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
 
 
 NOTES: tuple[str, ...] = (
-    "Priors are matched without labels. In B at a fixed grid over the range of the curves; in C at all 506 rows, the test "
-    "rows' inputs among them, which is allowed and here declared. Columns of C are standardised by all rows.",
+    "Priors are matched without labels. In B at a fixed grid over the range of the curves; in C at all 506 rows, the "
+    "test rows' inputs among them, which is allowed and here declared. Columns of C are standardised by all rows.",
     "Distances of A are unbiased and have a floor: the distance between two bags of the target's own draws, which is "
     "given as the arm 'target'. A ratio divides by the larger of floor size 0.001 and the distance.",
     "One matched prior serves all curves of B and all splits of C.",
@@ -193,7 +198,7 @@ def _distance(arm: str, draws: Tensor, wanted: Tensor, seconds: float) -> dict[s
 
 
 def curve_data(n_train: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training x (n, 1) and y outside the gap, test x (200, 1) and y over the whole range, of one draw of the target."""
+    """Training x (n, 1) and y outside the gap, test x (200, 1) and y over the whole range."""
     rng = numpy_stream(seed, "functional-prior", "curve")
     u = rng.uniform(-1, 1, n_train)
     train = np.sign(u) * (GAP + np.abs(u) * (HIGH - GAP))

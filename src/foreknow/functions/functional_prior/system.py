@@ -24,7 +24,7 @@ from foreknow.core.registry import register
 from foreknow.core.system import PRESETS, Example, State, System, Tags
 from foreknow.functions.functional_prior.baselines import DeepEnsemble, PlainGP, predictive
 from foreknow.functions.functional_prior.card import CARD
-from foreknow.functions.functional_prior.matching import Measurement, MatchSettings
+from foreknow.functions.functional_prior.matching import MatchSettings, Measurement
 from foreknow.functions.functional_prior.posterior import sample_posterior
 from foreknow.functions.functional_prior.prior import FAMILIES, FunctionalPrior
 from foreknow.functions.functional_prior.scaling import Scaling

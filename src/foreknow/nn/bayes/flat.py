@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ def mlp(n_in: int, n_out: int, hidden: Sequence[int] = (50,), activation: str = 
     check_option("mlp", "activation", activation, tuple(ACTIVATIONS))
     widths = [check_int("mlp", "width", width, low=1) for width in (n_in, *hidden, n_out)]
     parts: list[nn.Module] = []
-    for width, following in zip(widths[:-1], widths[1:], strict=True):
+    for width, following in pairwise(widths):
         parts += [nn.Linear(width, following), ACTIVATIONS[activation]()]
     return nn.Sequential(*parts[:-1])
 
@@ -50,7 +51,7 @@ class Slot:
 class FlatNetwork:
     """`module` as a function of weight vectors: (chains, n_weights) and rows give (chains, rows, outputs).
 
-    A plain perceptron is computed by batched matrix products, anything else by `torch.func` under `vmap`; the two agree.
+    A plain perceptron is computed by batched matrix products, anything else by `torch.func` under `vmap`.
     The module is copied, so the caller's stays as it is; it is used in evaluation mode.
 
     Args:
@@ -110,17 +111,21 @@ class FlatNetwork:
         """
         if self._plain:
             return self._perceptron(weights, x.expand(weights.shape[0], *x.shape))
-        return vmap(lambda part: functional_call(self.module, part, (x,)))(self.unflatten(weights))
+        out: Tensor = vmap(lambda part: functional_call(self.module, part, (x,)))(self.unflatten(weights))
+        return out
 
     def per_chain(self, weights: Tensor, x: Tensor) -> Tensor:
         """The same where every chain has rows of its own, shape (chains, n, ...)."""
         if self._plain:
             return self._perceptron(weights, x)
-        return vmap(lambda part, rows: functional_call(self.module, part, (rows,)))(self.unflatten(weights), x)
+        call = vmap(lambda part, rows: functional_call(self.module, part, (rows,)))
+        out: Tensor = call(self.unflatten(weights), x)
+        return out
 
     def single(self, weights: Tensor, x: Tensor) -> Tensor:
         """Outputs of one weight vector (n_weights,) by `functional_call`: what `torch.func` differentiates."""
-        return functional_call(self.module, self.unflatten(weights), (x,))
+        out: Tensor = functional_call(self.module, self.unflatten(weights), (x,))
+        return out
 
     def _perceptron(self, weights: Tensor, h: Tensor) -> Tensor:
         self._check(weights)

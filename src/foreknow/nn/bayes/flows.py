@@ -83,7 +83,7 @@ class FlowLayers(WeightPrior):
         """
         parts, total = [], torch.zeros(z.shape[0]).to(z)
         for part, steps in zip(torch.split(z, self.sizes, dim=-1), self.flows, strict=True):
-            for step in steps:
+            for step in steps:  # type: ignore[attr-defined]
                 part, log_det = step(part)
                 total = total + log_det
             parts.append(part)

@@ -92,7 +92,8 @@ class Laplace:
             weights = self.mode.index_copy(0, self.free, part)
             return self.network.single(weights, row[None])[0]
 
-        return vmap(jacrev(outputs), in_dims=(None, 0))(self.mode[self.free], x).detach()
+        found: Tensor = vmap(jacrev(outputs), in_dims=(None, 0))(self.mode[self.free], x)
+        return found.detach()
 
 
 class _Block:
@@ -107,7 +108,7 @@ class _Block:
     def covariance(self, jacobian: Tensor) -> Tensor:
         part = self._matrix(jacobian[..., self.index])  # (n, out, h, d + 1)
         turned = self.v.T @ part @ self.u / self.precision.sqrt()
-        flat = turned.flatten(2)
+        flat: Tensor = turned.flatten(2)
         return flat @ flat.transpose(1, 2)
 
     def draw(self, z: Tensor) -> Tensor:
@@ -137,7 +138,8 @@ def _kronecker(network: FlatNetwork, likelihood: Likelihood, mode: Tensor, x: Te
     for hook in hooks:
         hook.remove()
     root = _square_root(likelihood.curvature(outputs.detach()))  # (n, out, out)
-    back = {part: torch.zeros(part.out_features, part.out_features).to(mode) for part in layers}  # type: ignore[arg-type]
+    widths = [next(part.parameters()).shape[0] for part in layers]
+    back = {part: torch.zeros(width, width).to(mode) for part, width in zip(layers, widths, strict=True)}
     for column in range(outputs.shape[-1]):
         slopes = torch.autograd.grad(
             (outputs * root[..., column]).sum(), [seen[p][1] for p in layers], retain_graph=True
@@ -156,4 +158,5 @@ def _kronecker(network: FlatNetwork, likelihood: Likelihood, mode: Tensor, x: Te
 
 def _square_root(matrices: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(matrices)
-    return vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
+    root: Tensor = vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
+    return root
