@@ -169,7 +169,7 @@ def train_critic(nn: Tensor, target: Tensor, settings: MatchSettings, *, generat
 
 def target_functions(target: FunctionPrior, x: Tensor, n: int, n_outputs: int, generator: Generator) -> Tensor:
     """Draws of the target, one independent function an output: (n_outputs, n, m), float32."""
-    values = target.sample(n * n_outputs, x=x, generator=generator, device=x.device).value
+    values = target.sample(n * n_outputs, x=x.flatten(1), generator=generator, device=x.device).value
     return values.reshape(n_outputs, n, -1)
 
 

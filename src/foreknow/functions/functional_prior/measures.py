@@ -5,6 +5,8 @@ The critic's own objective is noisy and grows with its training, so it never ser
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ def energy_distance(one: Tensor, other: Tensor) -> float:
     f, g = _check(one, other)
     across = torch.cdist(f, g).mean()
     within = [torch.cdist(h, h).sum() / (len(h) * (len(h) - 1)) for h in (f, g)]
-    return float(2 * across - within[0] - within[1]) / float(f.shape[1]) ** 0.5
+    return float((2 * across - within[0] - within[1]) / math.sqrt(f.shape[1]))
 
 
 def mmd2(one: Tensor, other: Tensor) -> float:
