@@ -1,4 +1,4 @@
-"""The central claim of `functional-prior` in small: the matched prior is near its target, and pays on a curve with a gap."""
+"""The central claim of `functional-prior` in small: a matched prior is near its target, and pays in a gap."""
 
 from dataclasses import replace
 
