@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foreknow.common.rng import seed_of, seeded_init, torch_stream
+from foreknow.common.rng import seed_of, torch_stream
 from foreknow.core.predictive import Categorical, Gaussian, GaussianMixture, Predictive
 from foreknow.functions.functional_prior.scaling import Scaling
 from foreknow.nn.bayes import FlatNetwork, GaussianNoise, Likelihood, Softmax, find_modes, mlp
@@ -46,8 +46,8 @@ class DeepEnsemble:
         self._scaling = Scaling.of(rows, codes, x=self.standardize, y=self.standardize and self.task == "regression")
         starts = []
         for member in range(self.n_members):  # PyTorch's own initial weights, one network at a time
-            with seeded_init(seed_of(self.random_state, "ensemble", str(member))):
-                network = FlatNetwork(mlp(rows.shape[1], likelihood.n_outputs, self.hidden))
+            seed = seed_of(self.random_state, "ensemble", str(member))
+            network = FlatNetwork(mlp(rows.shape[1], likelihood.n_outputs, self.hidden, seed=seed))
             starts.append(network.flatten())
         self._network, self._likelihood = network, likelihood
         self._weights = find_modes(

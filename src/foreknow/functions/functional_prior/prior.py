@@ -10,7 +10,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from foreknow.common.errors import ConfigError
 from foreknow.common.progress import Reporter
-from foreknow.common.rng import seeded_init, torch_stream
+from foreknow.common.rng import torch_stream
 from foreknow.common.validate import check_bool, check_int, check_option
 from foreknow.core.pictures import Lines
 from foreknow.core.prior import Draw, Prior
@@ -161,8 +161,7 @@ class FunctionalPrior(Prior):
             return target.sample(n, generator=generator, x=x, device=device, dtype=dtype)
         rows = (target.grid() if x is None else x).to(torch.float32)
         if network is None:
-            with seeded_init(0):
-                network = FlatNetwork(mlp(rows.shape[1], 1, SHOWN))
+            network = FlatNetwork(mlp(rows.shape[1], 1, SHOWN))
         with torch.no_grad():
             weights = self.weight_prior(network).draw(n, generator)
             values = network(weights, rows.to(weights.device))[..., 0]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from foreknow.common.deps import require
 from foreknow.common.progress import ProgressCallback, Reporter
-from foreknow.common.rng import numpy_stream, seeded_init, torch_stream
+from foreknow.common.rng import numpy_stream, torch_stream
 from foreknow.common.timing import Stopwatch
 from foreknow.common.validate import check_int, check_option
 from foreknow.core.evidence import Claim, Evidence
@@ -151,8 +151,7 @@ def prove_distance(
     sizes: Sizes, reporter: Reporter
 ) -> tuple[list[Claim], list[dict[str, Any]], dict[str, FunctionalPrior], FlatNetwork]:
     """Match every family, and measure the distance of each prior to the target."""
-    with seeded_init(0):
-        network = FlatNetwork(mlp(1, 1, sizes.hidden))
+    network = FlatNetwork(mlp(1, 1, sizes.hidden))
     rows = Measurement.grid(LOW, HIGH, sizes.curve.n_points)
     held_out = torch.linspace(LOW + 0.05, HIGH - 0.05, 61, dtype=torch.float64)[:, None]
     wanted = TARGET.sample(sizes.n_draws, x=held_out, generator=torch_stream(0, "A", "target")).value
@@ -313,8 +312,7 @@ def prove_table(sizes: Sizes, n_splits: int, reporter: Reporter) -> tuple[list[C
     scales = [Scaling.of(X[known], target[known]) for known, _ in splits]
     x = torch.stack([inputs[known] for known, _ in splits])
     y = torch.stack([scale.targets(target[known]) for scale, (known, _) in zip(scales, splits, strict=True)])
-    with seeded_init(0):
-        network = FlatNetwork(mlp(X.shape[1], 1, sizes.table_hidden))
+    network = FlatNetwork(mlp(X.shape[1], 1, sizes.table_hidden))
     on = FunctionalPrior(TABLE_TARGET)
     priors = {
         "GPi-G": on,

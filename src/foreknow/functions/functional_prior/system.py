@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from foreknow.common.errors import CapabilityError, CheckpointError, ConfigError, InputError
 from foreknow.common.progress import ProgressCallback, Reporter
-from foreknow.common.rng import numpy_stream, seed_of, seeded_init
+from foreknow.common.rng import numpy_stream
 from foreknow.common.validate import as_array, as_matrix, check_bool, check_int, check_option, check_real
 from foreknow.core.evidence import Evidence
 from foreknow.core.pictures import Lines, Picture
@@ -327,8 +327,7 @@ class BayesianNet(System):
             raise InputError(
                 f"BayesianNet: rows of shape {shape} need a network of their own.", hint="fit(X, y, network=...)."
             )
-        with seeded_init(seed_of(0, "functional-prior")):
-            return FlatNetwork(mlp(int(math.prod(shape)), n_outputs, self.hidden, self.activation))
+        return FlatNetwork(mlp(int(math.prod(shape)), n_outputs, self.hidden, self.activation))
 
     def _inputs(self, X: NDArray[Any]) -> Tensor:
         flat = self._scaling.inputs(X.reshape(len(X), -1).astype(np.float64))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from foreknow.common.errors import ConfigError, InputError
+from foreknow.common.rng import seeded_init
 from foreknow.common.validate import check_int, check_option
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -20,13 +21,16 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 _ELEMENTWISE = (*(type(make()) for make in ACTIVATIONS.values()), nn.LeakyReLU, nn.Sigmoid, nn.Identity)
 
 
-def mlp(n_in: int, n_out: int, hidden: Sequence[int] = (50,), activation: str = "tanh") -> nn.Sequential:
-    """A plain multilayer perceptron."""
+def mlp(
+    n_in: int, n_out: int, hidden: Sequence[int] = (50,), activation: str = "tanh", *, seed: int = 0
+) -> nn.Sequential:
+    """A plain multilayer perceptron; PyTorch's own first weights, drawn from `seed`."""
     check_option("mlp", "activation", activation, tuple(ACTIVATIONS))
     widths = [check_int("mlp", "width", width, low=1) for width in (n_in, *hidden, n_out)]
     parts: list[nn.Module] = []
-    for width, following in pairwise(widths):
-        parts += [nn.Linear(width, following), ACTIVATIONS[activation]()]
+    with seeded_init(seed):
+        for width, following in pairwise(widths):
+            parts += [nn.Linear(width, following), ACTIVATIONS[activation]()]
     return nn.Sequential(*parts[:-1])
 
 
