@@ -3,12 +3,18 @@
 from foreknow.common.lazy import lazy_names as _lazy_names
 
 _FUNCTIONAL = "foreknow.functions.functional_prior."
+_SEQUENTIAL = "foreknow.functions.sequential_cl."
 _PUBLIC = {
     "BayesianNet": _FUNCTIONAL + "system",
     "FunctionPrior": _FUNCTIONAL + "targets",
     "FunctionalPrior": _FUNCTIONAL + "prior",
     "GPFunctions": _FUNCTIONAL + "targets",
     "MatchSettings": _FUNCTIONAL + "matching",
+    "ProtoCL": _SEQUENTIAL + "system",
+    "ProtoSettings": _SEQUENTIAL + "prototypes",
+    "PrototypeLearner": _SEQUENTIAL + "prototypes",
+    "PrototypePrior": _SEQUENTIAL + "prior",
+    "SequentialBayes": _SEQUENTIAL + "sequential",
 }
 
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605

@@ -79,10 +79,10 @@ SIZES = {
         _TINY_MATCH, _TINY_MATCH, _TINY_CHAINS, _TINY_CHAINS, (16,), (16,), n_draws=200, n_splits=2, ensemble_steps=60
     ),
     "small": Sizes(
-        curve=MatchSettings(n_outer=120, n_inner=40),
-        table=MatchSettings(n_outer=100, n_inner=40),
-        curve_chains=SGHMCSettings(n_burn=2000, keep_every=100, n_samples=30, n_drop=10),
-        table_chains=SGHMCSettings(n_burn=2000, keep_every=200, n_samples=10, n_drop=5),
+        curve=MatchSettings(n_outer=120, n_inner=30),
+        table=MatchSettings(n_outer=100, n_inner=30),
+        curve_chains=SGHMCSettings(n_burn=2000, keep_every=50, n_samples=30, n_drop=10),
+        table_chains=SGHMCSettings(n_burn=2000, keep_every=150, n_samples=10, n_drop=5),
     ),
     "paper": Sizes(
         curve=MatchSettings(n_outer=800, n_inner=1000, n_functions=512, n_points=200, lr=0.01),

@@ -12,11 +12,12 @@ if _TYPE_CHECKING:
     from foreknow.nn.bayes.hamiltonian import Chains, hmc, leapfrog
     from foreknow.nn.bayes.laplace import Laplace
     from foreknow.nn.bayes.layers import GaussianLayers, HierarchicalLayers, WeightPrior
-    from foreknow.nn.bayes.likelihoods import GaussianNoise, Likelihood, Softmax
+    from foreknow.nn.bayes.likelihoods import Bernoulli, GaussianNoise, Likelihood, Softmax
     from foreknow.nn.bayes.stochastic import SGHMCSettings, sghmc
 
 __all__ = [
     "ACTIVATIONS",
+    "Bernoulli",
     "Chains",
     "FlatNetwork",
     "FlowLayers",
@@ -41,6 +42,7 @@ __getattr__, __dir__ = _lazy_names(
     __name__,
     {
         "ACTIVATIONS": "foreknow.nn.bayes.flat",
+        "Bernoulli": "foreknow.nn.bayes.likelihoods",
         "Chains": "foreknow.nn.bayes.hamiltonian",
         "FlatNetwork": "foreknow.nn.bayes.flat",
         "FlowLayers": "foreknow.nn.bayes.flows",
