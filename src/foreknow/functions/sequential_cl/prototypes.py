@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from foreknow.common.errors import InputError
-from foreknow.common.rng import seeded_init, torch_stream
+from foreknow.common.rng import seed_of, seeded_init, torch_stream
 from foreknow.common.validate import check_bool, check_int, check_real
 from foreknow.core.records import record
 from foreknow.functions.sequential_cl.prior import PrototypePrior
@@ -170,7 +170,8 @@ class PrototypeLearner:
         self.n_tasks += 1
         self.seen += np.bincount(codes.cpu().numpy(), minlength=self.n_classes)
         all_x, all_y, repeats = self._with_memory(x, codes)
-        self._train(all_x, all_y, len(x), repeats, generator, told)
+        with seeded_init(seed_of(self.random_state, "dropout", str(self.n_tasks))):  # dropout takes no generator
+            self._train(all_x, all_y, len(x), repeats, generator, told)
         self._remember(x, codes, generator)
         return self
 
