@@ -111,6 +111,22 @@ def test_draws_carry_gradients():
         assert all(grad is None or bool(grad.isfinite().all()) for grad in grads)
 
 
+def test_slopes_are_gradients_of_the_log_density():
+    network = small()
+    z = normal(3, network.n_weights, dtype=torch.float32)
+    hierarchical = HierarchicalLayers(network)
+    state = hierarchical.gibbs(z, None, torch_stream(0))
+    for prior, given in (
+        (GaussianLayers(network), None),
+        (hierarchical, state),
+        (hierarchical, None),
+        (FlowLayers(network, generator=torch_stream(0)), None),
+    ):
+        leaf = z.clone().requires_grad_(True)
+        (slow,) = torch.autograd.grad(prior.log_prob(leaf, given).sum(), leaf)
+        assert torch.allclose(prior.slope(z, given), slow, rtol=1e-4, atol=1e-5)
+
+
 def test_inverse_gamma_moments_and_gradient():
     shape = torch.full((200_000,), 5.0, dtype=torch.float64, requires_grad=True)
     rate = torch.full((200_000,), 2.0, dtype=torch.float64, requires_grad=True)

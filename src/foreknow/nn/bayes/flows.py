@@ -103,6 +103,9 @@ class FlowLayers(WeightPrior):
         """Density of the coordinates, which are standard normal."""
         return self._log_normal(z, torch.ones_like(self.fan))
 
+    def slope(self, z: Tensor, state: Tensor | None = None) -> Tensor:
+        return -z
+
     def log_density(self, z: Tensor) -> Tensor:
         """Density of the weights at these coordinates: that of the base less the log determinant of the map."""
         return self.log_prob(z) - self.push(z)[1]
