@@ -81,10 +81,10 @@ SIZES = {
         _TINY_MATCH, _TINY_MATCH, _TINY_CHAINS, _TINY_CHAINS, (16,), (16,), n_draws=200, n_splits=2, ensemble_steps=60
     ),
     "small": Sizes(
-        curve=MatchSettings(n_outer=100, n_inner=25),
+        curve=MatchSettings(n_outer=100, n_inner=20),
         table=MatchSettings(n_outer=100, n_inner=20),
-        curve_chains=SGHMCSettings(n_burn=2000, keep_every=50, n_samples=30, n_drop=10),
-        table_chains=SGHMCSettings(n_burn=2000, keep_every=100, n_samples=10, n_drop=5),
+        curve_chains=SGHMCSettings(n_burn=1500, keep_every=40, n_samples=30, n_drop=10),
+        table_chains=SGHMCSettings(n_burn=1500, keep_every=80, n_samples=10, n_drop=5),
         all_sampled=False,
     ),
     "paper": Sizes(

@@ -82,6 +82,7 @@ class FlatNetwork:
             start += value.numel()
         self.slots: tuple[Slot, ...] = tuple(slots)
         self.n_weights = start
+        self._sizes = [slot.stop - slot.start for slot in slots]
         self._plain = _is_perceptron(self.module)
 
     def to(self, device: torch.device | str) -> FlatNetwork:
@@ -133,20 +134,15 @@ class FlatNetwork:
 
     def _perceptron(self, weights: Tensor, h: Tensor) -> Tensor:
         self._check(weights)
-        n_chains, slots, position = weights.shape[0], self.slots, 0
+        # split once: slices would each carry a gradient as large as all weights
+        parts = iter(zip(torch.split(weights, self._sizes, dim=1), self.slots, strict=True))
         for part in self.module:  # type: ignore[attr-defined]
             if not isinstance(part, nn.Linear):
                 h = part(h)
                 continue
-            slot = slots[position]
-            matrix = weights[:, slot.start : slot.stop].reshape(n_chains, *slot.shape).transpose(1, 2)
-            position += 1
-            if part.bias is None:
-                h = torch.bmm(h, matrix)
-                continue
-            slot = slots[position]
-            position += 1
-            h = torch.baddbmm(weights[:, None, slot.start : slot.stop], h, matrix)
+            flat, slot = next(parts)
+            matrix = flat.reshape(-1, *slot.shape).transpose(1, 2)
+            h = torch.bmm(h, matrix) if part.bias is None else torch.baddbmm(next(parts)[0].unsqueeze(1), h, matrix)
         return h
 
     def _check(self, weights: Tensor) -> None:
