@@ -167,6 +167,13 @@ class FunctionalPrior(Prior):
             values = network(weights, rows.to(weights.device))[..., 0]
         return Draw(values.to(device or generator.device, dtype or torch.float32))
 
+    def describe(self) -> str:
+        """One line for people."""
+        if not self.matched:
+            return f"weights of family {self.family} as usually written, N(0, 1) or InvGamma(1, 1)"
+        state = "matched to" if self.values else "to be matched to"
+        return f"weights of family {self.family}, {state} {self.target}"
+
     def picture(self, n: int, *, generator: Generator) -> Lines:
         """Functions it believes in."""
         rows = as_target(self.target).grid(120)

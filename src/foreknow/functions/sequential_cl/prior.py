@@ -63,6 +63,12 @@ class PrototypePrior(Prior):
         constant = 0.5 * self.dim * math.log(self.precision / (2 * math.pi))
         return constant - 0.5 * self.precision * value.square().sum(-1)
 
+    def describe(self) -> str:
+        """One line for people."""
+        if self.head == "softmax":
+            return "a softmax head, no prototypes"
+        return f"prototypes N(0, {1 / self.precision:g}), Dirichlet({self.concentration:.3g}) frequencies, head {self.head}"
+
     def picture(self, n: int, *, generator: Generator) -> Lines:
         """What `n` classes look like along one axis of the encoder's space, with S = 0.05."""
         means = self.sample(n, generator=generator).value[:, 0].double().numpy()
