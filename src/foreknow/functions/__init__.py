@@ -2,13 +2,35 @@
 
 from foreknow.common.lazy import lazy_names as _lazy_names
 
+_BO = "foreknow.functions.bnn_bo."
 _FUNCTIONAL = "foreknow.functions.functional_prior."
 _PUBLIC = {
+    "BayesOpt": _BO + "optimiser",
     "BayesianNet": _FUNCTIONAL + "system",
+    "Choice": _BO + "space",
+    "Comparison": _BO + "compare",
+    "DKL": _BO + "processes",
+    "EnsembleNet": _BO + "networks",
     "FunctionPrior": _FUNCTIONAL + "targets",
     "FunctionalPrior": _FUNCTIONAL + "prior",
     "GPFunctions": _FUNCTIONAL + "targets",
+    "GPSurrogate": _BO + "processes",
+    "HMCNet": _BO + "networks",
+    "IBNN": _BO + "processes",
+    "Integer": _BO + "space",
+    "KernelPrior": _BO + "prior",
+    "LaplaceNet": _BO + "networks",
+    "MAPNet": _BO + "networks",
     "MatchSettings": _FUNCTIONAL + "matching",
+    "NetworkPrior": _BO + "prior",
+    "Real": _BO + "space",
+    "SGHMCNet": _BO + "networks",
+    "SearchSettings": _BO + "acquisition",
+    "Space": _BO + "space",
+    "SurrogateRegressor": _BO + "system",
+    "botorch_model": _BO + "model",
+    "compare_surrogates": _BO + "compare",
+    "minimize": _BO + "optimiser",
 }
 
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605

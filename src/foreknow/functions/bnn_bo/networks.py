@@ -65,7 +65,7 @@ class NetworkDraws(Draws):
         if self.mode is None:
             values = self.network(weights, rows)
         else:
-            point = self.mode.expand_as(weights)
+            point = self.mode.expand_as(weights).clone()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of PyTorch on its own first use of this
                 at_mode, slope = torch.func.jvp(lambda w: self.network(w, rows), (point,), (weights - point,))
