@@ -74,7 +74,7 @@ class Comparison:
         return ["surrogate", "best value", "95% interval", "seconds"], rows
 
     def trials_to(self, share: float = 0.95) -> dict[str, float]:
-        """Name -> mean trials until `share` of the way from the first point to the best value of any run (inf: never)."""
+        """Name -> mean trials until `share` of the way from the first point to the best of any run (inf: never)."""
         sign = -1.0 if self.minimize else 1.0
         best = max(float(np.nanmax(sign * curve)) for curve in self.curves.values())
         found = {}
@@ -168,8 +168,8 @@ def compare_surrogates(
         progress: told after every search.
 
     Example:
-        >>> found = compare_surrogates(lambda x: float((x ** 2).sum()), [(-1, 1)], ["ibnn", "sobol"], trials=2, n_trials=8,
-        ...                            n_init=4)
+        >>> f = lambda x: float((x ** 2).sum())
+        >>> found = compare_surrogates(f, [(-1, 1)], ["ibnn", "sobol"], trials=2, n_trials=8, n_init=4)
         >>> len(found.table()[1])
         2
     """

@@ -38,15 +38,15 @@ _FAR = 10.0  # inputs beyond this many widths of the training range are as far a
 
 @register(CARD)
 class SurrogateRegressor(System):
-    """A surrogate of Bayesian optimisation as a regressor: distributions of an expensive function at points not tried.
+    """A surrogate of Bayesian optimisation as a regressor: what an expensive function gives at points not tried.
 
-    `fit` takes trials; `predict_dist` says what others would give, and `foreknow apply` which to try next. For a loop of
-    your own see `BayesOpt` and `minimize`, for BoTorch's `botorch_model`.
+    `fit` takes trials; `predict_dist` says what others would give, and `foreknow apply` which to try next. For a loop
+    of your own see `BayesOpt` and `minimize`, for BoTorch's `botorch_model`.
 
     Args:
         prior: a `NetworkPrior` (or a `KernelPrior`, for the surrogates "gp" and "dkl"), "paper" (the surrogate's own),
-            "off" (a network of the same shape by least squares) or "wrong" (weight variance a hundred times too small, or
-            a lengthscale a hundred times the range).
+            "off" (a network of the same shape by least squares) or "wrong" (weight variance a hundred times too small,
+            or a lengthscale a hundred times the range).
         surrogate: "ibnn", "hmc", "sghmc", "ensemble", "laplace", "dkl", "map", "gp", "gp-2023", or settings.
         preset: sizes of a surrogate given by name: "quick", "small" or "paper".
         random_state: seed.
@@ -191,7 +191,8 @@ class SurrogateRegressor(System):
         """A table of trials: one row a trial, an empty result for one that failed.
 
         Options: `target`, the column of results; `goal`, "minimize" or "maximize"; `space`, such as
-        "lr=1e-5..1e-1 log, depth=2..10 int, kernel=rbf|linear" (by default the ranges seen); `failed`, "worst" or "drop".
+        "lr=1e-5..1e-1 log, depth=2..10 int, kernel=rbf|linear" (by default the ranges seen); `failed`, "worst"
+        or "drop".
         """
         return trials.read_trials(paths, options)
 
