@@ -171,12 +171,14 @@ class NetworkSurrogate(Surrogate):
 
     def _modes(
         self, network: FlatNetwork, density: GaussianLayers, x: Tensor, y: Tensor, seed: int, *,
-        n: int, n_steps: int, subset: float = 1.0,
+        n: int, n_steps: int, subset: float = 1.0, begin: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
+        """Modes from usual first weights; from `begin`, where Adam follows the likelihood alone."""
         likelihood = GaussianNoise(self.noise_var, y.shape[1])
         return find_modes(
-            network, likelihood, x, y, start=start(network, n, torch_stream(seed, "start")),
-            prior=density if self.with_prior_on else None, n_steps=n_steps, subset=subset,
+            network, likelihood, x, y,
+            start=start(network, n, torch_stream(seed, "start")) if begin is None else begin,
+            prior=density if self.with_prior_on and begin is None else None, n_steps=n_steps, subset=subset,
             generator=torch_stream(seed, "modes"),
         )  # fmt: skip
 
@@ -191,7 +193,7 @@ class NetworkSurrogate(Surrogate):
 @record
 @dataclass(frozen=True)
 class HMCNet(NetworkSurrogate):
-    """Weights by Hamiltonian Monte Carlo on all rows, started at modes.
+    """Weights by Hamiltonian Monte Carlo on all rows.
 
     Args:
         hidden, activation, prior_var, noise_var, scaled, grid, with_prior_on: see `NetworkSurrogate`.
@@ -201,6 +203,9 @@ class HMCNet(NetworkSurrogate):
         step: first step size.
         n_chains: chains.
         n_steps: of Adam, before.
+        start: "prior": chains start at draws of the prior that Adam has brought to the data by the likelihood alone;
+            "mode": at modes, as published. In many dimensions weights at a mode are far smaller than those of the
+            posterior, and a short chain does not get away.
     """
 
     n_samples: int = 500
@@ -209,15 +214,19 @@ class HMCNet(NetworkSurrogate):
     step: float = 0.02
     n_chains: int = 2
     n_steps: int = 1000
+    start: str = "prior"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, low in (("n_samples", 2), ("n_burn", 0), ("n_leapfrog", 1), ("n_chains", 1), ("n_steps", 1)):
             check_int("HMCNet", name, getattr(self, name), low=low)
         check_real("HMCNet", "step", self.step, low=0, open_low=True)
+        check_option("HMCNet", "start", self.start, ("prior", "mode"))
 
     def _fit(self, network: FlatNetwork, density: GaussianLayers, x: Tensor, y: Tensor, seed: int) -> NetworkDraws:
-        modes = self._modes(network, density, x, y, seed, n=self.n_chains, n_steps=self.n_steps)
+        at_prior = self.start == "prior"
+        begin = density.draw(self.n_chains, torch_stream(seed, "prior")).detach() if at_prior else None
+        modes = self._modes(network, density, x, y, seed, n=self.n_chains, n_steps=self.n_steps, begin=begin)
         likelihood = GaussianNoise(self.noise_var, y.shape[1])
 
         def log_prob(weights: Tensor) -> Tensor:
@@ -281,7 +290,7 @@ class SGHMCNet(NetworkSurrogate):
                 (slope,) = torch.autograd.grad(-(fit + density.log_prob(leaf) / n).sum(), leaf)
             return slope
 
-        first = start(network, self.n_chains, torch_stream(seed, "start"))
+        first = density.draw(self.n_chains, torch_stream(seed, "prior")).detach()
         draws = sghmc(gradient, first, settings, n_rows=n, generator=generator)
         return NetworkDraws(network, draws.flatten(0, 1), self._noise(y), None, rhat(network, draws, x))
 
