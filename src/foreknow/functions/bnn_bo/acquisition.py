@@ -152,7 +152,7 @@ def _distinct(function: Any, space: Space, codes: Floats, seen: Floats, q: int, 
 
 @contextmanager
 def _few_iterations() -> Iterator[None]:
-    """Without the warning that L-BFGS stopped at its limit, which is meant."""
+    """Without the warnings that L-BFGS stopped early: at its limit, or between points that round to the same."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Optimization failed in", category=RuntimeWarning)
+        warnings.filterwarnings("ignore", message="Optimization failed", category=RuntimeWarning)
         yield
