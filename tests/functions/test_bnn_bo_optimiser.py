@@ -93,7 +93,8 @@ def test_it_finds_the_bottom_of_a_parabola(surrogate: str) -> None:
 @needs_botorch
 def test_seeds_decide_everything() -> None:
     runs = [
-        minimize(square, LINE, "hmc", n_trials=8, n_init=4, batch=2, preset="quick", seed=s).trials_[1] for s in (0, 0, 1)
+        minimize(square, LINE, "hmc", n_trials=8, n_init=4, batch=2, preset="quick", seed=s).trials_[1]
+        for s in (0, 0, 1)
     ]
     assert (runs[0] == runs[1]).all()
     assert not (runs[0] == runs[2]).all()
@@ -151,7 +152,7 @@ def test_mixed_spaces_and_caught_errors() -> None:
         return point["depth"] + abs(math.log10(point["lr"]) + 2) + (point["kind"] == "b")
 
     with pytest.warns(ForeknowWarning, match="no c today"):
-        found = minimize(f, MIXED, "ibnn", n_trials=14, batch=2, n_init=8, catch=(RuntimeError,), seed=1)
+        found = minimize(f, MIXED, "ibnn", n_trials=12, batch=2, n_init=8, catch=(RuntimeError,), seed=1)
     assert found.best_.point["kind"] in "ab"
     assert isinstance(found.best_.point["depth"], int)
     assert found.best_.value < 3.5

@@ -71,7 +71,9 @@ def test_a_linear_model_gives_the_exact_posterior(linear_networks: None, name: s
     assert float(((values.mean(0) - mean) / sd).abs().max()) < 0.3
     found = torch.cov(values.T)
     scale = sd[:, None] * sd
-    assert float(((found - covariance) / scale).abs().max()) < 4 * tolerance + 0.15  # joint over the rows, not row by row
+    assert (
+        float(((found - covariance) / scale).abs().max()) < 4 * tolerance + 0.15
+    )  # joint over the rows, not row by row
 
 
 def test_the_infinite_network_is_the_exact_process() -> None:

@@ -66,7 +66,7 @@ def propose(
     """Codes (q, d) of the points to try next.
 
     Args:
-        model: BoTorch's, with `space.snap` built in.
+        model: BoTorch's, on the unit cube.
         space: of the points.
         acquisition: one of `ACQUISITIONS`.
         x, y: evaluated rows of the unit cube (n, columns) and outcomes (n, m), larger is better.
@@ -79,9 +79,9 @@ def propose(
     """
     with seeded_init(seed_of(seed, "acquisition")), quiet(), _few_iterations():
         function = _function(model, acquisition, x, y, pending, reference, settings, seed_of(seed, "samples") % 2**31)
-        found = _optimise(function, space.n_columns, q, acquisition, settings, seed_of(seed, "starts") % 2**31)
+        codes = _optimise(function, space, q, acquisition, settings, seed_of(seed, "starts") % 2**31)
         with torch.no_grad():
-            return _distinct(function, space, space.decode(found), seen, q, seed)
+            return _distinct(function, space, codes, seen, q, seed)
 
 
 def _function(
@@ -108,17 +108,23 @@ def _function(
     return monte_carlo.qExpectedImprovement(model, best, sampler=sampler, X_pending=pending)
 
 
-def _optimise(function: Any, d: int, q: int, acquisition: str, settings: SearchSettings, seed: int) -> Tensor:
+def _optimise(function: Any, space: Space, q: int, acquisition: str, settings: SearchSettings, seed: int) -> Floats:
+    """Codes of the best points found. Whole numbers and categories are relaxed for L-BFGS, and compared when rounded."""
     optim = bo("botorch.optim")
+    d, greedy = space.n_columns, acquisition == "greedy"
     bounds = torch.stack([torch.zeros(d, dtype=torch.float64), torch.ones(d, dtype=torch.float64)])
     options = {"batch_limit": 1, "maxiter": settings.n_iterations, "seed": seed}
-    greedy = acquisition == "greedy"
     restarts = max(settings.n_restarts, q) if greedy else settings.n_restarts
     points, _ = optim.optimize_acqf(
         function, bounds, q=1 if greedy else q, num_restarts=restarts, raw_samples=max(settings.n_raw, restarts),
-        options=options, return_best_only=not greedy,
+        options=options, return_best_only=not greedy and space.smooth,
     )  # fmt: skip
-    return points.detach().reshape(-1, d)
+    points = points.detach()
+    if not greedy and not space.smooth:
+        rounded = torch.stack([space.encode(space.decode(part)) for part in points])
+        with torch.no_grad():
+            points = points[int(function(rounded).argmax())]
+    return space.decode(points.reshape(-1, d))
 
 
 def _distinct(function: Any, space: Space, codes: Floats, seen: Floats, q: int, seed: int) -> Floats:

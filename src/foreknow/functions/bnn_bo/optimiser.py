@@ -22,7 +22,7 @@ from foreknow.core.pictures import Lines
 from foreknow.functions.bnn_bo.acquisition import ACQUISITIONS, MULTIPLE, SINGLE, SearchSettings, propose
 from foreknow.functions.bnn_bo.base import Fitted, Surrogate
 from foreknow.functions.bnn_bo.extra import bo
-from foreknow.functions.bnn_bo.model import standardise, wrap
+from foreknow.functions.bnn_bo.model import Snap, standardise, wrap
 from foreknow.functions.bnn_bo.networks import MAPNet
 from foreknow.functions.bnn_bo.space import Floats, Space
 from foreknow.functions.bnn_bo.surrogates import as_surrogate
@@ -248,7 +248,10 @@ class BayesOpt:
         return Lines(trial, {self.surrogate.name: regret}, "trial", "simple regret", "regret", log_y=True)
 
     def model(self) -> Any:
-        """The surrogate fitted to all trials as a BoTorch model; larger is better there, whatever `minimize` says."""
+        """The surrogate fitted to all trials as a BoTorch model of the unit cube; larger is better there, always."""
+        return self._wrapped(self.space.snap)
+
+    def _wrapped(self, snap: Snap | None) -> Any:
         if self.surrogate.surrogate is None:
             raise ConfigError(f"BayesOpt: {self.surrogate.name!r} is a search without a surrogate.")
         x, y = self._data()
@@ -261,7 +264,7 @@ class BayesOpt:
             self.fits_.append({"trials": float(number), "seconds": watch.seconds, **fitted.diagnostics})
             self._fitted = number, fitted, shift, scale
         _, fitted, shift, scale = self._fitted
-        return wrap(fitted, shift, scale, snap=self.space.snap, limit=self.search.n_samples)
+        return wrap(fitted, shift, scale, snap=snap, limit=self.search.n_samples)
 
     # own machinery -----------------------------------------------------------------------------------------------
 
@@ -292,7 +295,7 @@ class BayesOpt:
         return self.space.encode(self._codes), torch.as_tensor(np.where(np.isfinite(y), y, y[known].min(0)))
 
     def _model_points(self, n: int) -> Floats:
-        model = self.model()
+        model = self._wrapped(None)
         x, y = self._data()
         pending = self.space.encode(self._pending) if len(self._pending) else None
         reference = self._reference_point(y) if self.n_objectives > 1 else None

@@ -187,6 +187,11 @@ class Space:
         ]
         return math.prod(counts)
 
+    @property
+    def smooth(self) -> bool:
+        """Whether all parameters are real."""
+        return all(isinstance(parameter, Real) for parameter in self.parameters)
+
     # points and codes ------------------------------------------------------------------------------------------
 
     def codes(self, points: Any, *, owner: str = "Space") -> Floats:
@@ -278,7 +283,7 @@ class Space:
 
     def snap(self, unit: Tensor) -> Tensor:
         """Rows (*b, n_columns) moved to the point that would be evaluated; gradients pass as if they had not."""
-        if all(isinstance(parameter, Real) for parameter in self.parameters):
+        if self.smooth:
             return unit
         flat = unit.reshape(-1, unit.shape[-1])
         there = self.encode(self.decode(flat)).to(unit).reshape(unit.shape)

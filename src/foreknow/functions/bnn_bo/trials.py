@@ -148,7 +148,7 @@ def next_trials(system: SurrogateRegressor, inputs: Sequence[str], out: Path, op
 def _search(system: SurrogateRegressor, space: Space, seen: Floats, batch: int, acquisition: str, seed: int) -> Floats:
     sign = system._sign()
     shift, scale = (torch.tensor([value], dtype=torch.float64) for value in (system._shift, system._scale))
-    model = wrap(system._fitted, shift, scale, snap=space.snap, limit=SEARCH.n_samples)
+    model = wrap(system._fitted, shift, scale, limit=SEARCH.n_samples)
     return propose(
         model, space, acquisition, x=space.encode(seen), y=sign * system.y_[:, None], q=batch, seen=seen,
         settings=SEARCH, seed=seed,
