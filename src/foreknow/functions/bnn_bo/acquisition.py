@@ -109,7 +109,7 @@ def _function(
 
 
 def _optimise(function: Any, space: Space, q: int, acquisition: str, settings: SearchSettings, seed: int) -> Floats:
-    """Codes of the best points found. Whole numbers and categories are relaxed for L-BFGS, and compared when rounded."""
+    """Codes of the best points found; whole numbers and categories are relaxed for L-BFGS and compared when rounded."""
     optim = bo("botorch.optim")
     d, greedy = space.n_columns, acquisition == "greedy"
     bounds = torch.stack([torch.zeros(d, dtype=torch.float64), torch.ones(d, dtype=torch.float64)])
