@@ -13,7 +13,7 @@ from foreknow.common.rng import seeded_init, torch_stream
 from foreknow.functions.bnn_bo import processes
 from foreknow.functions.bnn_bo.base import evenly
 from foreknow.functions.bnn_bo.networks import EnsembleNet, HMCNet, LaplaceNet, MAPNet, NetworkDraws, SGHMCNet
-from foreknow.functions.bnn_bo.prior import KernelPrior, NetworkPrior, gp_draws, matern, rbf
+from foreknow.functions.bnn_bo.prior import NetworkPrior, ProcessPrior, gp_draws, matern, rbf
 from foreknow.functions.bnn_bo.processes import DKL, IBNN, GPSurrogate, cholesky, condition, mean_and_noise
 from foreknow.functions.bnn_bo.surrogates import SURROGATES, as_surrogate
 from foreknow.nn.bayes import FlatNetwork
@@ -210,10 +210,10 @@ def test_priors_go_in_and_out_of_surrogates() -> None:
     off = IBNN().with_prior(IBNN().prior().off())
     assert isinstance(off, MAPNet)
     assert off.prior() == off.prior().off()
-    wrong = GPSurrogate().with_prior(KernelPrior().wrong())
+    wrong = GPSurrogate().with_prior(ProcessPrior().wrong())
     assert wrong == GPSurrogate(lengthscale=100.0)
     for settings, prior in (
-        (IBNN(), KernelPrior()), (IBNN(), NetworkPrior()), (GPSurrogate(), NetworkPrior()), (HMCNet(), KernelPrior()),
+        (IBNN(), ProcessPrior()), (IBNN(), NetworkPrior()), (GPSurrogate(), NetworkPrior()), (HMCNet(), ProcessPrior()),
         (DKL(), NetworkPrior()), (HMCNet(), NetworkPrior(bias_var=2.0)), (HMCNet(), IBNN().prior()),
     ):  # fmt: skip
         with pytest.raises(ConfigError):
@@ -256,7 +256,7 @@ def test_bad_settings() -> None:
         lambda: HMCNet(n_samples=1), lambda: SGHMCNet(n_steps=10, n_burn=10), lambda: EnsembleNet(subset=0.0),
         lambda: LaplaceNet(structure="none"), lambda: IBNN(depth=0), lambda: IBNN(activation="sin"),
         lambda: GPSurrogate("2020"), lambda: DKL(lr=0.0), lambda: NetworkPrior(infinite=True), lambda: NetworkPrior(()),
-        lambda: MAPNet(grid=((1.0,),)), lambda: IBNN(grid=((1.0, -1.0),)), lambda: KernelPrior(lengthscale=0.0),
+        lambda: MAPNet(grid=((1.0,),)), lambda: IBNN(grid=((1.0, -1.0),)), lambda: ProcessPrior(lengthscale=0.0),
         lambda: as_surrogate("x", "gpp"), lambda: as_surrogate("x", 3), lambda: HMCNet(start="here"),
     ):  # fmt: skip
         with pytest.raises((ConfigError, InputError)):

@@ -122,7 +122,7 @@ ERAS = ("2024", "2023")
 
 @register(CARD)
 @dataclass(frozen=True)
-class KernelPrior(Prior):
+class ProcessPrior(Prior):
     """Functions of a Gaussian process with one lengthscale for each input.
 
     Args:
@@ -135,14 +135,14 @@ class KernelPrior(Prior):
     lengthscale: float | None = None
 
     def __post_init__(self) -> None:
-        check_option("KernelPrior", "era", self.era, ERAS)
+        check_option("ProcessPrior", "era", self.era, ERAS)
         if self.lengthscale is not None:
-            check_real("KernelPrior", "lengthscale", self.lengthscale, low=0, open_low=True)
+            check_real("ProcessPrior", "lengthscale", self.lengthscale, low=0, open_low=True)
 
     def off(self) -> Prior:
         return NetworkPrior().off()
 
-    def wrong(self) -> KernelPrior:
+    def wrong(self) -> ProcessPrior:
         """The placebo: a lengthscale far longer than the cube."""
         return replace(self, lengthscale=FACTOR_WRONG)
 
@@ -156,7 +156,7 @@ class KernelPrior(Prior):
         dtype: torch.dtype | None = None,
     ) -> Draw:
         """`n` functions of unit variance as values at rows x (m, d), shape (n, m); lengthscales are drawn first."""
-        check_int("KernelPrior", "n", n, low=1)
+        check_int("ProcessPrior", "n", n, low=1)
         rows = (grid() if x is None else x).double().cpu()
         d = rows.shape[1]
         if self.lengthscale is not None:
@@ -225,7 +225,7 @@ def _squares(x: Tensor, z: Tensor) -> Tensor:
     return (x.square().sum(-1)[..., :, None] + z.square().sum(-1)[..., None, :] - 2 * cross).clamp_min(0)
 
 
-def _picture(prior: NetworkPrior | KernelPrior, n: int, generator: Generator, title: str) -> Lines:
+def _picture(prior: NetworkPrior | ProcessPrior, n: int, generator: Generator, title: str) -> Lines:
     values = prior.sample(n, x=grid(200), generator=generator).value.numpy()
     names = {f"draw {number + 1}": row for number, row in enumerate(values)}
     return Lines(grid(200)[:, 0].numpy(), names, "x, in units of its range", "f(x)", title)

@@ -18,7 +18,7 @@ from foreknow.core.records import record
 from foreknow.functions.bnn_bo.base import Fitted, Process, Surrogate
 from foreknow.functions.bnn_bo.extra import bo, quiet
 from foreknow.functions.bnn_bo.networks import HIDDEN, MAPNet
-from foreknow.functions.bnn_bo.prior import ERAS, KernelPrior, NetworkPrior, matern
+from foreknow.functions.bnn_bo.prior import ERAS, NetworkPrior, ProcessPrior, matern
 from foreknow.nn.bayes import FlatNetwork, mlp
 from foreknow.nn.infinite import FullyConnected
 
@@ -223,6 +223,7 @@ class DKL(Surrogate):
         n_pretrain: steps of Adam on squared error, with a linear head that is then dropped.
         n_steps: of Adam on the marginal likelihood, network and process together.
         lr: of Adam.
+        lengthscale: fixed, in median distances between the features of rows; None fits one for each feature.
     """
 
     hidden: tuple[int, ...] = HIDDEN
@@ -230,22 +231,24 @@ class DKL(Surrogate):
     n_pretrain: int = 1000
     n_steps: int = 5000
     lr: float = 0.005
+    lengthscale: float | None = None
 
     def __post_init__(self) -> None:
         NetworkPrior(self.hidden, self.activation)
         check_int("DKL", "n_pretrain", self.n_pretrain, low=1)
         check_int("DKL", "n_steps", self.n_steps, low=1)
         check_real("DKL", "lr", self.lr, low=0, open_low=True)
+        self.prior()
 
-    def prior(self) -> KernelPrior:
-        return KernelPrior("2023")
+    def prior(self) -> ProcessPrior:
+        return ProcessPrior("2023", self.lengthscale)
 
     def with_prior(self, prior: Prior) -> Surrogate:
         if isinstance(prior, NetworkPrior) and not prior.with_prior:
             return MAPNet(self.hidden, self.activation, n_steps=self.n_pretrain, with_prior_on=False)
-        if prior == self.prior():
-            return self
-        raise ConfigError(f"DKL: its features are learnt, so no other prior can be given, got {prior!r:.80}.")
+        if not isinstance(prior, ProcessPrior) or prior.era != "2023":
+            raise ConfigError(f"DKL: the prior must be a ProcessPrior of 2023, got {prior!r:.80}.")
+        return replace(self, lengthscale=prior.lengthscale)
 
     def fit(self, x: Tensor, y: Tensor, *, seed: int) -> DKLProcess:
         with_head = NetworkPrior(self.hidden, self.activation).network(x.shape[1], 1)
@@ -276,7 +279,8 @@ class DKL(Surrogate):
         eye = torch.eye(n, dtype=x.dtype, device=x.device)
         weights = first.clone().requires_grad_(True)
         logs = torch.zeros(z.shape[1] + 2).to(x)  # lengthscales, scale, noise
-        logs[:-2] = spread.clamp_min(1e-3).log()
+        scale = (spread.clamp_min(1e-3) * (self.lengthscale or 1.0)).log()
+        logs[:-2] = scale
         logs[-1] = math.log(0.05)
         logs.requires_grad_(True)
         mean = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
@@ -296,6 +300,8 @@ class DKL(Surrogate):
             optimiser.step()
             with torch.no_grad():
                 logs.clamp_(-8, 8)
+                if self.lengthscale is not None:
+                    logs[:-2] = scale
         weights, logs, mean = kept
         last = torch.tensor(best, dtype=x.dtype)
         return weights, logs[:-2].exp(), logs[-2].exp(), LEAST_NOISE + logs[-1].exp(), mean, last
@@ -353,14 +359,14 @@ class GPSurrogate(Surrogate):
         check_option("GPSurrogate", "era", self.era, ERAS)
         self.prior()
 
-    def prior(self) -> KernelPrior:
-        return KernelPrior(self.era, self.lengthscale)
+    def prior(self) -> ProcessPrior:
+        return ProcessPrior(self.era, self.lengthscale)
 
     def with_prior(self, prior: Prior) -> Surrogate:
         if isinstance(prior, NetworkPrior) and not prior.with_prior:
             return MAPNet(prior.hidden, prior.activation, with_prior_on=False)
-        if not isinstance(prior, KernelPrior):
-            raise ConfigError(f"GPSurrogate: the prior must be a KernelPrior, got {type(prior).__name__}.")
+        if not isinstance(prior, ProcessPrior):
+            raise ConfigError(f"GPSurrogate: the prior must be a ProcessPrior, got {type(prior).__name__}.")
         return GPSurrogate(prior.era, prior.lengthscale)
 
     def fit(self, x: Tensor, y: Tensor, *, seed: int) -> Fitted:

@@ -28,7 +28,7 @@ from foreknow.functions.bnn_bo.base import Surrogate
 from foreknow.functions.bnn_bo.card import CARD
 from foreknow.functions.bnn_bo.model import standardise
 from foreknow.functions.bnn_bo.networks import HMCNet, LaplaceNet, SGHMCNet
-from foreknow.functions.bnn_bo.prior import KernelPrior, NetworkPrior
+from foreknow.functions.bnn_bo.prior import NetworkPrior, ProcessPrior
 from foreknow.functions.bnn_bo.space import Space
 from foreknow.functions.bnn_bo.surrogates import SURROGATES, as_surrogate
 
@@ -44,7 +44,7 @@ class SurrogateRegressor(System):
     of your own see `BayesOpt` and `minimize`, for BoTorch's `botorch_model`.
 
     Args:
-        prior: a `NetworkPrior` (or a `KernelPrior`, for the surrogates "gp" and "dkl"), "paper" (the surrogate's own),
+        prior: a `NetworkPrior` (or a `ProcessPrior`, for the surrogates "gp" and "dkl"), "paper" (the surrogate's own),
             "off" (a network of the same shape by least squares) or "wrong" (weight variance a hundred times too small,
             or a lengthscale a hundred times the range).
         surrogate: "ibnn", "hmc", "sghmc", "ensemble", "laplace", "dkl", "map", "gp", "gp-2023", or settings.
@@ -108,7 +108,7 @@ class SurrogateRegressor(System):
         if isinstance(self.prior, str) and self.prior == "off":  # a network of the same shape
             settings = self._settings()
             own = settings.prior()
-            if isinstance(own, KernelPrior):
+            if isinstance(own, ProcessPrior):
                 hidden = getattr(settings, "hidden", None)
                 return (NetworkPrior() if hidden is None else NetworkPrior(hidden)).off()
             return own.off()
@@ -116,7 +116,7 @@ class SurrogateRegressor(System):
 
     def _wrong_prior(self) -> Prior:
         prior = self._paper_prior()
-        if isinstance(prior, NetworkPrior | KernelPrior):
+        if isinstance(prior, NetworkPrior | ProcessPrior):
             return prior.wrong()
         raise ConfigError(f"SurrogateRegressor: {type(prior).__name__} has no wrong counterpart.")
 
