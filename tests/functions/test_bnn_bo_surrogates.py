@@ -108,7 +108,7 @@ def test_mean_and_noise_maximise_the_likelihood() -> None:
 
 def test_the_kernel_is_the_published_recursion() -> None:
     x, z = data(4)[0], data(3, seed=2)[0]
-    kernel = IBNN(depth=3, var_w=10.0, var_b=1.6).prior().kernel()
+    kernel = IBNN(depth=3, var_w=10, var_b=1.6).prior().kernel()
     for i in range(4):
         for j in range(3):
             k, a, b = ((1.6 + 10 * float(u @ v) / 2) for u, v in ((x[i], z[j]), (x[i], x[i]), (z[j], z[j])))

@@ -27,10 +27,10 @@ CARD = Card(
         "that Adam found.",
         "Acquisition values average over the weight samples themselves, each once (128 at most, spread evenly), "
         "instead of 128 drawn from them with replacement at every call, so that L-BFGS sees one smooth function.",
-        "There are two Hamiltonian chains or more, in the same pass, so that R-hat means something; the number of leapfrog "
-        "steps is drawn anew for each proposal.",
-        "In the small preset chains start at draws of the prior that Adam has brought to the data, not at a mode: with 100 "
-        "parameters the mean square of weights was 0.008 at the mode and 0.9 after a long chain from there.",
+        "There are two Hamiltonian chains or more, in the same pass, so that R-hat means something; the number of "
+        "leapfrog steps is drawn anew for each proposal.",
+        "In the small preset chains start at draws of the prior that Adam has brought to the data, not at a mode: with "
+        "100 parameters the mean square of weights was 0.008 at the mode and 0.9 after a long chain from there.",
         "Whole numbers and categories are relaxed while L-BFGS runs; its results are compared and taken when rounded.",
         "Outcomes are standardised for every surrogate, not for the processes alone.",
         "An ensemble is trained with the published noise variance 1; its predictions carry the mean squared error of "

@@ -84,7 +84,7 @@ class NetworkPrior(Prior):
 
     def kernel(self) -> FullyConnected:
         """The kernel of the infinite network."""
-        return FullyConnected(len(self.hidden), self.activation, self.weight_var, self.bias_var)
+        return FullyConnected(len(self.hidden), self.activation, float(self.weight_var), float(self.bias_var))
 
     def sample(
         self,

@@ -125,7 +125,7 @@ class IBNN(Surrogate):
     def fit(self, x: Tensor, y: Tensor, *, seed: int) -> IBNNProcess:
         best: tuple[float, FullyConnected, Tensor, Tensor] | None = None
         for var_w, var_b in self.grid or ((self.var_w, self.var_b),):
-            kernel = FullyConnected(self.depth, self.activation, var_w, var_b)
+            kernel = FullyConnected(self.depth, self.activation, float(var_w), float(var_b))
             values, vectors = torch.linalg.eigh(kernel(x))
             fits = [mean_and_noise(values.clamp_min(0), vectors, y[:, m]) for m in range(y.shape[1])]
             likelihood = sum(fit[2] for fit in fits)
