@@ -21,18 +21,14 @@ from foreknow.core.prior import Prior
 from foreknow.core.records import record
 from foreknow.functions.bnn_bo.base import Draws, Fitted, Surrogate, evenly
 from foreknow.functions.bnn_bo.prior import NetworkPrior, start
-from foreknow.nn.bayes import (
-    FlatNetwork,
-    GaussianLayers,
-    GaussianNoise,
-    Laplace,
-    SGHMCSettings,
-    find_modes,
-    hmc,
-    sghmc,
-    split_rhat,
-)
-from foreknow.nn.bayes.laplace import STRUCTURES
+from foreknow.nn.bayes.diagnostics import split_rhat
+from foreknow.nn.bayes.ensemble import find_modes
+from foreknow.nn.bayes.flat import FlatNetwork
+from foreknow.nn.bayes.hamiltonian import hmc
+from foreknow.nn.bayes.laplace import STRUCTURES, Laplace
+from foreknow.nn.bayes.layers import GaussianLayers
+from foreknow.nn.bayes.likelihoods import GaussianNoise
+from foreknow.nn.bayes.stochastic import SGHMCSettings, sghmc
 
 HIDDEN = (128, 128, 128)
 

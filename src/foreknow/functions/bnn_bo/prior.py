@@ -15,10 +15,10 @@ from foreknow.core.pictures import Lines
 from foreknow.core.prior import Draw, Prior
 from foreknow.core.registry import register
 from foreknow.functions.bnn_bo.card import CARD
-from foreknow.nn.bayes import ACTIVATIONS, FlatNetwork, GaussianLayers, mlp
-from foreknow.nn.bayes.layers import raw_of
-from foreknow.nn.infinite import ACTIVATIONS as WIDE_ACTIVATIONS
-from foreknow.nn.infinite import FullyConnected
+from foreknow.nn.bayes.flat import ACTIVATIONS, FlatNetwork, mlp
+from foreknow.nn.bayes.layers import GaussianLayers, raw_of
+from foreknow.nn.infinite.activations import ACTIVATIONS as WIDE_ACTIVATIONS
+from foreknow.nn.infinite.dense import FullyConnected
 
 JITTER = 1e-8
 FACTOR_WRONG = 100.0

@@ -19,8 +19,8 @@ from foreknow.functions.bnn_bo.base import Fitted, Process, Surrogate
 from foreknow.functions.bnn_bo.extra import bo, quiet
 from foreknow.functions.bnn_bo.networks import HIDDEN, MAPNet
 from foreknow.functions.bnn_bo.prior import ERAS, NetworkPrior, ProcessPrior, matern
-from foreknow.nn.bayes import FlatNetwork, mlp
-from foreknow.nn.infinite import FullyConnected
+from foreknow.nn.bayes.flat import FlatNetwork, mlp
+from foreknow.nn.infinite.dense import FullyConnected
 
 LEAST_NOISE = 1e-4
 """Smallest noise variance that is fitted, in standardised units; smaller ones make covariances singular."""

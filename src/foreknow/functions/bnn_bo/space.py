@@ -300,8 +300,10 @@ class Space:
         """
         check_int("Space.draw", "n", n, low=1)
         if sobol and self.n_columns <= torch.quasirandom.SobolEngine.MAXDIM:
-            engine = torch.quasirandom.SobolEngine(self.n_columns, scramble=True, seed=seed % 2**31)
-            engine = engine.fast_forward(skip) if skip else engine
+            engine = torch.quasirandom.SobolEngine(  # type: ignore[no-untyped-call]
+                self.n_columns, scramble=True, seed=seed % 2**31
+            )
+            engine = engine.fast_forward(skip) if skip else engine  # type: ignore[no-untyped-call]
             unit = engine.draw(n, dtype=torch.float64)
         else:
             generator = torch.Generator().manual_seed(seed + skip)
