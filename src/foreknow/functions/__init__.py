@@ -4,6 +4,7 @@ from foreknow.common.lazy import lazy_names as _lazy_names
 
 _BO = "foreknow.functions.bnn_bo."
 _FUNCTIONAL = "foreknow.functions.functional_prior."
+_SEQUENTIAL = "foreknow.functions.sequential_cl."
 _PUBLIC = {
     "BayesOpt": _BO + "optimiser",
     "BayesianNet": _FUNCTIONAL + "system",
@@ -23,9 +24,14 @@ _PUBLIC = {
     "MatchSettings": _FUNCTIONAL + "matching",
     "NetworkPrior": _BO + "prior",
     "ProcessPrior": _BO + "prior",
+    "ProtoCL": _SEQUENTIAL + "system",
+    "ProtoSettings": _SEQUENTIAL + "prototypes",
+    "PrototypeLearner": _SEQUENTIAL + "prototypes",
+    "PrototypePrior": _SEQUENTIAL + "prior",
     "Real": _BO + "space",
     "SGHMCNet": _BO + "networks",
     "SearchSettings": _BO + "acquisition",
+    "SequentialBayes": _SEQUENTIAL + "sequential",
     "Space": _BO + "space",
     "SurrogateRegressor": _BO + "system",
     "botorch_model": _BO + "model",

@@ -139,7 +139,7 @@ def _distinct(function: Any, space: Space, codes: Floats, seen: Floats, q: int, 
     if len(kept) < q:
         pool = space.draw(_POOL, seed=seed_of(seed, "pool") % 2**31)
         units = space.encode(pool)
-        values = torch.cat([function(part[:, None, :]) for part in units.split(64)])
+        values = torch.cat([function(part[:, None, :]) for part in torch.split(units, 64)])
         for i in values.argsort(descending=True).tolist():
             unit = units[i].numpy()
             if len(kept) < q and not any(np.abs(unit - other).max() < _NEAR for other in known):

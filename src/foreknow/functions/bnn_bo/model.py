@@ -106,7 +106,8 @@ def _classes() -> SimpleNamespace:
 
         def forward(self, posterior: Any) -> Tensor:
             """Values (s, *b, q, m)."""
-            return posterior.values.movedim(-3, 0)
+            values: Tensor = posterior.values
+            return values.movedim(-3, 0)
 
         def _update_base_samples(self, posterior: Any, base_sampler: Any) -> None:
             """Nothing: there are no base samples."""

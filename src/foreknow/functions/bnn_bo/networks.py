@@ -64,8 +64,8 @@ class NetworkDraws(Draws):
             point = self.mode.expand_as(weights).clone()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of PyTorch on its own first use of this
-                at_mode, slope = torch.func.jvp(lambda w: self.network(w, rows), (point,), (weights - point,))
-            values = at_mode + slope
+                found = torch.func.jvp(lambda w: self.network(w, rows), (point,), (weights - point,))
+            values = found[0] + found[1]
         return values.reshape(len(weights), *x.shape[:-1], values.shape[-1])
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -219,8 +219,8 @@ class BayesOpt:
         """Trials that no other is better than in all objectives: points and values (k, n_objectives)."""
         known = np.flatnonzero(np.isfinite(self._y).all(1))
         y = self._sign() * self._y[known]
-        better = (y[None] >= y[:, None]).all(-1) & (y[None] > y[:, None]).any(-1)
-        front = known[~better.any(1)]
+        better = np.asarray((y[None] >= y[:, None]).all(-1) & (y[None] > y[:, None]).any(-1))  # (k, k)
+        front = known[~np.asarray(better.any(1))]
         return self.space.points(self._codes[front]), self._y[front].copy()
 
     def hypervolume(self) -> float:
@@ -282,7 +282,8 @@ class BayesOpt:
         if self.reference is not None:
             return torch.as_tensor(self._sign() * self.reference)
         tools = bo("botorch.utils.multi_objective.hypervolume")
-        return tools.infer_reference_point(y)
+        found: Tensor = tools.infer_reference_point(y)
+        return found
 
     def _data(self) -> tuple[Tensor, Tensor]:
         """Rows of the unit cube and outcomes, larger is better, failed trials dropped or replaced."""

@@ -202,7 +202,8 @@ def gp_draws(covariance: Tensor, n: int, generator: Generator) -> Tensor:
     eye = torch.eye(m, dtype=covariance.dtype)
     values, vectors = torch.linalg.eigh(covariance + JITTER * scale * eye)
     z = torch.randn(n, m, generator=generator, device=generator.device, dtype=torch.float64).cpu()
-    return ((vectors * values.clamp_min(0).sqrt().unsqueeze(-2)) @ z[..., None])[..., 0]
+    root: Tensor = vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
+    return (root @ z[..., None]).squeeze(-1)
 
 
 def rbf(x: Tensor, z: Tensor) -> Tensor:

@@ -137,7 +137,8 @@ class IBNN(Surrogate):
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> IBNNProcess:
         kernel = FullyConnected(self.depth, self.activation, meta["w_var"], meta["b_var"])
-        return IBNNProcess(kernel, *(tensors[name] for name in ("x", "y", "mean", "noise")), meta["diagnostics"])
+        x, y, mean, noise = (tensors[name] for name in ("x", "y", "mean", "noise"))
+        return IBNNProcess(kernel, x, y, mean, noise, meta["diagnostics"])
 
 
 def mean_and_noise(values: Tensor, vectors: Tensor, y: Tensor) -> tuple[float, float, float]:
@@ -296,7 +297,7 @@ class DKL(Surrogate):
                 best = float(loss.detach())
                 kept = weights.detach().clone(), logs.detach().clone(), mean.detach().clone()
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             with torch.no_grad():
                 logs.clamp_(-8, 8)
@@ -309,7 +310,8 @@ class DKL(Surrogate):
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> DKLProcess:
         names = ("x", "y", "weights", "lengthscale", "scale", "noise", "mean")
         network = self._features(tensors["x"].shape[1])
-        return DKLProcess(network, *(tensors[name] for name in names), diagnostics=meta["diagnostics"])
+        x, y, weights, lengthscale, scale, noise, mean = (tensors[name] for name in names)
+        return DKLProcess(network, x, y, weights, lengthscale, scale, noise, mean, meta["diagnostics"])
 
 
 # The standard one -------------------------------------------------------------------------------------------------
@@ -420,6 +422,7 @@ def cholesky(covariance: Tensor) -> Tensor:
     Raises:
         ConvergenceError: it has no factor even then.
     """
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(covariance)
     scale, jitter = float(covariance.detach().diagonal().mean()), 1e-10
     eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)

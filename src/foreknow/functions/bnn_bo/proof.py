@@ -224,7 +224,7 @@ def _scores(problem: problems.Problem, best: Floats, seed: int) -> Floats:
     if problem.optimum is not None:
         return -np.log10(np.maximum(sign * (problem.optimum - best), 1e-8))
     _, values = problems.sobol_points(problem, 512, seed=10_000 + seed)
-    return (sign * best - values.mean()) / values.std()
+    return np.asarray((sign * best - values.mean()) / values.std())
 
 
 def _posterior(loop: Loop, arm: str, seed: int, sizes: Sizes) -> Record:
@@ -314,7 +314,7 @@ def _claims(sizes: Sizes, store: Store, seeds: int) -> tuple[list[Claim], list[s
     def nll(arm: str) -> Floats:
         """Mean over the problems, one number a seed."""
         cells = [[store.get("posterior", loop, arm, s, sizes)["nll"] for s in range(seeds)] for loop in sizes.loops]
-        return np.mean(cells, axis=0)
+        return np.asarray(np.mean(cells, axis=0))
 
     others = [arm for arm in low_d.arms if arm not in ("gp", "gp-2023", "sobol", "ibnn, wrong prior")]
     best = max(others, key=lambda arm: float(final(low_d, arm).mean()))

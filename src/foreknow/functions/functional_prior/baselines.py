@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foreknow.common.rng import seed_of, seeded_init, torch_stream
+from foreknow.common.rng import seed_of, torch_stream
 from foreknow.core.predictive import Categorical, Gaussian, GaussianMixture, Predictive
 from foreknow.functions.functional_prior.scaling import Scaling
 from foreknow.nn.bayes import FlatNetwork, GaussianNoise, Likelihood, Softmax, find_modes, mlp
@@ -36,16 +37,17 @@ class DeepEnsemble:
 
     def fit(self, X: Any, y: Any) -> Self:
         rows = np.asarray(X, dtype=np.float64)
-        codes = np.asarray(y, dtype=np.float64)
         likelihood: Likelihood = GaussianNoise(self.noise_variance)
+        codes: NDArray[Any] = np.asarray(y)
         if self.task == "classification":
-            self.classes_, codes = np.unique(np.asarray(y), return_inverse=True)
+            self.classes_, codes = np.unique(codes, return_inverse=True)
             likelihood = Softmax(max(2, len(self.classes_)))
+        codes = codes.astype(np.float64)
         self._scaling = Scaling.of(rows, codes, x=self.standardize, y=self.standardize and self.task == "regression")
         starts = []
         for member in range(self.n_members):  # PyTorch's own initial weights, one network at a time
-            with seeded_init(seed_of(self.random_state, "ensemble", str(member))):
-                network = FlatNetwork(mlp(rows.shape[1], likelihood.n_outputs, self.hidden))
+            seed = seed_of(self.random_state, "ensemble", str(member))
+            network = FlatNetwork(mlp(rows.shape[1], likelihood.n_outputs, self.hidden, seed=seed))
             starts.append(network.flatten())
         self._network, self._likelihood = network, likelihood
         self._weights = find_modes(
@@ -83,7 +85,9 @@ class PlainGP:
         start = np.full(rows.shape[1], (2 * rows.shape[1]) ** 0.5)
         kernel = ConstantKernel(1.0) * RBF(start, (1e-1, 1e3)) + WhiteKernel(0.1, (1e-5, 1e1))
         self._gp = GaussianProcessRegressor(kernel, random_state=self.random_state)
-        self._gp.fit(self._scaling.inputs(rows).double().numpy(), self._scaling.targets(target).double().numpy())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a lengthscale at its bound only says that a column does not matter
+            self._gp.fit(self._scaling.inputs(rows).double().numpy(), self._scaling.targets(target).double().numpy())
         return self
 
     def predict_dist(self, X: Any) -> Predictive:

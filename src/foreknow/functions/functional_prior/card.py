@@ -38,8 +38,8 @@ CARD = Card(
     ),
     limits=(
         "A network that cannot make the target's functions (ReLU units and a smooth target, one narrow layer and a "
-        "short lengthscale) stays at a distance; look at `matched_` measures before trusting it.",
-        "Matching takes minutes on a processor for a layer of 100 units and is needed once for each network and target.",
+        "short lengthscale) stays at a distance; measure it (the page shows how) before trusting it.",
+        "Matching takes a minute or more on a processor, and is needed once for each network and target.",
         "Sampling is for networks of some thousand weights; the sampler's steps are biased by their size.",
         "The noise variance is a setting, not learnt.",
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
@@ -96,7 +97,10 @@ class Measurement:
             return self.rows
         n_rows = round(self.share * wanted)
         place = generator.device
-        shuffled = [torch.randperm(len(self.rows), generator=generator, device=place) for _ in range(-(-n_rows // len(self.rows)))]
+        shuffled = [
+            torch.randperm(len(self.rows), generator=generator, device=place)
+            for _ in range(-(-n_rows // len(self.rows)))
+        ]
         parts = [self.rows[torch.cat(shuffled)[:n_rows].to(self.rows.device)]]
         if n_rows < wanted:
             low, high = self.rows.amin(0), self.rows.amax(0)
@@ -115,10 +119,12 @@ class Critic:
         generator: of the weights, Xavier normal with N(0, 1) biases.
     """
 
-    def __init__(self, n_outputs: int, n_points: int, width: int, *, generator: Generator, device: torch.device) -> None:
+    def __init__(
+        self, n_outputs: int, n_points: int, width: int, *, generator: Generator, device: torch.device
+    ) -> None:
         sizes = (n_points, width, width, 1)
         self.parameters: list[Tensor] = []
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in pairwise(sizes):
             matrix = torch.randn(n_outputs, fan_in, fan_out, generator=generator, device=generator.device)
             bias = torch.randn(n_outputs, 1, fan_out, generator=generator, device=generator.device)
             self.parameters += [matrix * math.sqrt(2 / (fan_in + fan_out)), bias]
@@ -139,9 +145,7 @@ class Critic:
         return torch.bmm(torch.sigmoid(a1) * back, w1.transpose(1, 2))
 
 
-def train_critic(
-    nn: Tensor, target: Tensor, settings: MatchSettings, *, generator: Generator
-) -> tuple[Critic, float]:
+def train_critic(nn: Tensor, target: Tensor, settings: MatchSettings, *, generator: Generator) -> tuple[Critic, float]:
     """A fresh critic that tells the two bags of functions (n_outputs, n, n_points) apart, and its last objective."""
     n_outputs, n, n_points = nn.shape
     critic = Critic(n_outputs, n_points, settings.width, generator=generator, device=nn.device)
@@ -154,7 +158,7 @@ def train_critic(
         norm = critic.slope(share * nn + (1 - share) * target).norm(dim=-1)
         loss = (settings.penalty * (norm - 1).square().mean(1) - gap).sum()
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         objective = float(gap.detach().sum())
         squares = [parameter.grad.square().sum() for parameter in critic.parameters if parameter.grad is not None]
         if float(torch.stack(squares).sum().sqrt()) < settings.stop:
@@ -165,7 +169,7 @@ def train_critic(
 
 def target_functions(target: FunctionPrior, x: Tensor, n: int, n_outputs: int, generator: Generator) -> Tensor:
     """Draws of the target, one independent function an output: (n_outputs, n, m), float32."""
-    values = target.sample(n * n_outputs, x=x, generator=generator, device=x.device).value
+    values = target.sample(n * n_outputs, x=x.flatten(1), generator=generator, device=x.device).value
     return values.reshape(n_outputs, n, -1)
 
 

@@ -5,6 +5,8 @@ The critic's own objective is noisy and grows with its training, so it never ser
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,11 +24,14 @@ def energy_distance(one: Tensor, other: Tensor) -> float:
     f, g = _check(one, other)
     across = torch.cdist(f, g).mean()
     within = [torch.cdist(h, h).sum() / (len(h) * (len(h) - 1)) for h in (f, g)]
-    return float(2 * across - within[0] - within[1]) / f.shape[1] ** 0.5
+    return float((2 * across - within[0] - within[1]) / math.sqrt(f.shape[1]))
 
 
 def mmd2(one: Tensor, other: Tensor) -> float:
-    """Squared maximum mean discrepancy, unbiased, with RBF kernels of 1/4 to 4 times the median distance within `other`."""
+    """Squared maximum mean discrepancy, unbiased, averaged over three RBF kernels.
+
+    Their widths are 1/4, 1 and 4 times the median distance within `other`.
+    """
     f, g = _check(one, other)
     distances = [torch.cdist(a, b).square() for a, b in ((f, f), (g, g), (f, g))]
     median = distances[1][~torch.eye(len(g), dtype=torch.bool)].median()

@@ -43,18 +43,14 @@ def sample_posterior(
     size = min(settings.batch_size, n)
     z, state = prior.start(chains, generator)
 
-    def potential(point: Tensor) -> Tensor:
-        """Mini-batch estimate of the potential over n, (chains,)."""
-        rows = torch.randint(n, (chains, size), generator=generator, device=generator.device).to(y.device)
-        outputs = network.per_chain(prior.weights(point), x[sets[:, None], rows])
-        fit = likelihood.log_prob(outputs, y[sets[:, None], rows]).mean(1)
-        return -(fit + prior.log_prob(point, state) / n) / temperature
-
     def gradient(point: Tensor) -> Tensor:
+        """Mini-batch estimate of the gradient of the potential over n, (chains, n_weights)."""
+        rows = torch.randint(n, (chains, size), generator=generator, device=generator.device).to(y.device)
         with torch.enable_grad():
             leaf = point.detach().requires_grad_(True)
-            (slope,) = torch.autograd.grad(potential(leaf).sum(), leaf)
-        return slope
+            outputs = network.per_chain(prior.weights(leaf), x[sets[:, None], rows])
+            (fit,) = torch.autograd.grad(likelihood.log_prob(outputs, y[sets[:, None], rows]).mean(1).sum(), leaf)
+        return fit.add_(prior.slope(point, state), alpha=1 / n).mul_(-1 / temperature)
 
     def between(number: int, point: Tensor) -> None:
         nonlocal state

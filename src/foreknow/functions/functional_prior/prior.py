@@ -10,13 +10,13 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from foreknow.common.errors import ConfigError
 from foreknow.common.progress import Reporter
-from foreknow.common.rng import seeded_init, torch_stream
+from foreknow.common.rng import torch_stream
 from foreknow.common.validate import check_bool, check_int, check_option
 from foreknow.core.pictures import Lines
 from foreknow.core.prior import Draw, Prior
 from foreknow.core.registry import register
 from foreknow.functions.functional_prior.card import CARD
-from foreknow.functions.functional_prior.matching import Measurement, MatchSettings, match_weights
+from foreknow.functions.functional_prior.matching import MatchSettings, Measurement, match_weights
 from foreknow.functions.functional_prior.targets import GPFunctions, as_target
 from foreknow.nn.bayes import FlatNetwork, FlowLayers, GaussianLayers, HierarchicalLayers, WeightPrior, mlp
 
@@ -84,9 +84,7 @@ class FunctionalPrior(Prior):
             found = HierarchicalLayers(network, shape=start, rate=start, fan_in=scaled)
         elif self.family == "flow" and self.matched:
             directions = torch_stream(seed, "flow")
-            found = FlowLayers(
-                network, n_steps=self.n_flow_steps, rank=self.rank, fan_in=scaled, generator=directions
-            )
+            found = FlowLayers(network, n_steps=self.n_flow_steps, rank=self.rank, fan_in=scaled, generator=directions)
         else:
             found = GaussianLayers(network, sd=start, fan_in=scaled)
         if self.values:
@@ -163,12 +161,18 @@ class FunctionalPrior(Prior):
             return target.sample(n, generator=generator, x=x, device=device, dtype=dtype)
         rows = (target.grid() if x is None else x).to(torch.float32)
         if network is None:
-            with seeded_init(0):
-                network = FlatNetwork(mlp(rows.shape[1], 1, SHOWN))
+            network = FlatNetwork(mlp(rows.shape[1], 1, SHOWN))
         with torch.no_grad():
             weights = self.weight_prior(network).draw(n, generator)
             values = network(weights, rows.to(weights.device))[..., 0]
         return Draw(values.to(device or generator.device, dtype or torch.float32))
+
+    def describe(self) -> str:
+        """One line for people."""
+        if not self.matched:
+            return f"weights of family {self.family} as usually written, N(0, 1) or InvGamma(1, 1)"
+        state = "matched to" if self.values else "to be matched to"
+        return f"weights of family {self.family}, {state} {self.target}"
 
     def picture(self, n: int, *, generator: Generator) -> Lines:
         """Functions it believes in."""
@@ -181,4 +185,3 @@ class FunctionalPrior(Prior):
     @classmethod
     def examples(cls) -> list[Prior]:
         return [cls(), cls(GPFunctions(0.6), "hierarchical"), cls(GPFunctions(1.0), "flow", rank=2)]
-

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from foreknow.common.errors import CapabilityError, CheckpointError, ConfigError, InputError
 from foreknow.common.progress import ProgressCallback, Reporter
-from foreknow.common.rng import numpy_stream, seed_of, seeded_init
+from foreknow.common.rng import numpy_stream
 from foreknow.common.validate import as_array, as_matrix, check_bool, check_int, check_option, check_real
 from foreknow.core.evidence import Evidence
 from foreknow.core.pictures import Lines, Picture
@@ -24,12 +24,22 @@ from foreknow.core.registry import register
 from foreknow.core.system import PRESETS, Example, State, System, Tags
 from foreknow.functions.functional_prior.baselines import DeepEnsemble, PlainGP, predictive
 from foreknow.functions.functional_prior.card import CARD
-from foreknow.functions.functional_prior.matching import Measurement, MatchSettings
+from foreknow.functions.functional_prior.matching import MatchSettings, Measurement
 from foreknow.functions.functional_prior.posterior import sample_posterior
 from foreknow.functions.functional_prior.prior import FAMILIES, FunctionalPrior
 from foreknow.functions.functional_prior.scaling import Scaling
 from foreknow.functions.functional_prior.targets import FunctionPrior, GPFunctions
-from foreknow.nn.bayes import ACTIVATIONS, FlatNetwork, GaussianNoise, Likelihood, SGHMCSettings, Softmax, mlp, split_rhat
+from foreknow.functions.plain_tables import OnTables
+from foreknow.nn.bayes import (
+    ACTIVATIONS,
+    FlatNetwork,
+    GaussianNoise,
+    Likelihood,
+    SGHMCSettings,
+    Softmax,
+    mlp,
+    split_rhat,
+)
 
 MATCH: dict[str, MatchSettings] = {
     "quick": MatchSettings(n_outer=10, n_inner=10, n_functions=32, n_points=20, width=50),
@@ -129,7 +139,9 @@ class BayesianNet(System):
             check_int(owner, "hidden", width, low=1)
         for name, kind in (("matching", MatchSettings), ("sampling", SGHMCSettings)):
             if getattr(self, name) is not None and not isinstance(getattr(self, name), kind):
-                raise ConfigError(f"{owner}: {name} must be a {kind.__name__}, got {type(getattr(self, name)).__name__}.")
+                raise ConfigError(
+                    f"{owner}: {name} must be a {kind.__name__}, got {type(getattr(self, name)).__name__}."
+                )
         check_option(owner, "activation", self.activation, tuple(ACTIVATIONS))
         self._functional(self._resolve_prior())
 
@@ -273,7 +285,9 @@ class BayesianNet(System):
         tiny = {"hidden": (8,), "matching": matching, "sampling": sampling, "random_state": 0}
         return [
             Example("curve", tiny, x, np.sin(2 * x[:, 0])),
-            Example("classes, hierarchical", {**tiny, "task": "classification", "family": "hierarchical"}, table, label),
+            Example(
+                "classes, hierarchical", {**tiny, "task": "classification", "family": "hierarchical"}, table, label
+            ),
             Example("flow", {**tiny, "family": "flow"}, x, np.cos(x[:, 0])),
         ]
 
@@ -290,10 +304,12 @@ class BayesianNet(System):
         """A deep ensemble of the same perceptron, and for numbers a Gaussian process."""
         hidden, task, noise = tuple(self.hidden), self._task(), self.noise_variance
         found: dict[str, Callable[[int], Any]] = {
-            "deep ensemble": lambda seed: DeepEnsemble(hidden, task=task, noise_variance=noise, random_state=seed)
+            "deep ensemble": lambda seed: OnTables(
+                DeepEnsemble(hidden, task=task, noise_variance=noise, random_state=seed)
+            )
         }
         if task == "regression":
-            found["Gaussian process"] = lambda seed: PlainGP(random_state=seed)
+            found["Gaussian process"] = lambda seed: OnTables(PlainGP(random_state=seed))
         return found
 
     @classmethod
@@ -314,8 +330,7 @@ class BayesianNet(System):
             raise InputError(
                 f"BayesianNet: rows of shape {shape} need a network of their own.", hint="fit(X, y, network=...)."
             )
-        with seeded_init(seed_of(0, "functional-prior")):
-            return FlatNetwork(mlp(int(math.prod(shape)), n_outputs, self.hidden, self.activation))
+        return FlatNetwork(mlp(int(math.prod(shape)), n_outputs, self.hidden, self.activation))
 
     def _inputs(self, X: NDArray[Any]) -> Tensor:
         flat = self._scaling.inputs(X.reshape(len(X), -1).astype(np.float64))

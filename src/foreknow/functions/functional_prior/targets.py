@@ -139,6 +139,7 @@ def cholesky(k: Tensor) -> Tensor:
     """Lower factors of correlation matrices (k, n, n), with jitter from 1e-8 to 1e-4."""
     eye = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
     for jitter in (1e-8, 1e-6, 1e-4):
+        factor: Tensor
         factor, status = torch.linalg.cholesky_ex(k + jitter * eye)
         if not bool(status.any()):
             return factor

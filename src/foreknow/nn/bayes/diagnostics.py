@@ -29,7 +29,8 @@ def rank_normalised(draws: Tensor) -> Tensor:
         _, group, counts = torch.unique(flat[:, column], return_inverse=True, return_counts=True)
         ends = counts.cumsum(0).double()
         ranks[:, column] = (ends - 0.5 * (counts - 1))[group]
-    return torch.special.ndtri((ranks - 0.375) / (n + 0.25)).reshape(draws.shape)
+    scores: Tensor = torch.special.ndtri((ranks - 0.375) / (n + 0.25))
+    return scores.reshape(draws.shape)
 
 
 def split_rhat(draws: Tensor, *, rank: bool = False) -> Tensor:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from foreknow.common.errors import ConfigError, InputError
+from foreknow.common.rng import seeded_init
 from foreknow.common.validate import check_int, check_option
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -19,13 +21,16 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 _ELEMENTWISE = (*(type(make()) for make in ACTIVATIONS.values()), nn.LeakyReLU, nn.Sigmoid, nn.Identity)
 
 
-def mlp(n_in: int, n_out: int, hidden: Sequence[int] = (50,), activation: str = "tanh") -> nn.Sequential:
-    """A plain multilayer perceptron."""
+def mlp(
+    n_in: int, n_out: int, hidden: Sequence[int] = (50,), activation: str = "tanh", *, seed: int = 0
+) -> nn.Sequential:
+    """A plain multilayer perceptron; PyTorch's own first weights, drawn from `seed`."""
     check_option("mlp", "activation", activation, tuple(ACTIVATIONS))
     widths = [check_int("mlp", "width", width, low=1) for width in (n_in, *hidden, n_out)]
     parts: list[nn.Module] = []
-    for width, following in zip(widths[:-1], widths[1:], strict=True):
-        parts += [nn.Linear(width, following), ACTIVATIONS[activation]()]
+    with seeded_init(seed):
+        for width, following in pairwise(widths):
+            parts += [nn.Linear(width, following), ACTIVATIONS[activation]()]
     return nn.Sequential(*parts[:-1])
 
 
@@ -50,7 +55,7 @@ class Slot:
 class FlatNetwork:
     """`module` as a function of weight vectors: (chains, n_weights) and rows give (chains, rows, outputs).
 
-    A plain perceptron is computed by batched matrix products, anything else by `torch.func` under `vmap`; the two agree.
+    A plain perceptron is computed by batched matrix products, anything else by `torch.func` under `vmap`.
     The module is copied, so the caller's stays as it is; it is used in evaluation mode.
 
     Args:
@@ -77,6 +82,7 @@ class FlatNetwork:
             start += value.numel()
         self.slots: tuple[Slot, ...] = tuple(slots)
         self.n_weights = start
+        self._sizes = [slot.stop - slot.start for slot in slots]
         self._plain = _is_perceptron(self.module)
 
     def to(self, device: torch.device | str) -> FlatNetwork:
@@ -110,34 +116,33 @@ class FlatNetwork:
         """
         if self._plain:
             return self._perceptron(weights, x.expand(weights.shape[0], *x.shape))
-        return vmap(lambda part: functional_call(self.module, part, (x,)))(self.unflatten(weights))
+        out: Tensor = vmap(lambda part: functional_call(self.module, part, (x,)))(self.unflatten(weights))
+        return out
 
     def per_chain(self, weights: Tensor, x: Tensor) -> Tensor:
         """The same where every chain has rows of its own, shape (chains, n, ...)."""
         if self._plain:
             return self._perceptron(weights, x)
-        return vmap(lambda part, rows: functional_call(self.module, part, (rows,)))(self.unflatten(weights), x)
+        call = vmap(lambda part, rows: functional_call(self.module, part, (rows,)))
+        out: Tensor = call(self.unflatten(weights), x)
+        return out
 
     def single(self, weights: Tensor, x: Tensor) -> Tensor:
         """Outputs of one weight vector (n_weights,) by `functional_call`: what `torch.func` differentiates."""
-        return functional_call(self.module, self.unflatten(weights), (x,))
+        out: Tensor = functional_call(self.module, self.unflatten(weights), (x,))
+        return out
 
     def _perceptron(self, weights: Tensor, h: Tensor) -> Tensor:
         self._check(weights)
-        n_chains, slots, position = weights.shape[0], self.slots, 0
+        # split once: slices would each carry a gradient as large as all weights
+        parts = iter(zip(torch.split(weights, self._sizes, dim=1), self.slots, strict=True))
         for part in self.module:  # type: ignore[attr-defined]
             if not isinstance(part, nn.Linear):
                 h = part(h)
                 continue
-            slot = slots[position]
-            matrix = weights[:, slot.start : slot.stop].reshape(n_chains, *slot.shape).transpose(1, 2)
-            position += 1
-            if part.bias is None:
-                h = torch.bmm(h, matrix)
-                continue
-            slot = slots[position]
-            position += 1
-            h = torch.baddbmm(weights[:, None, slot.start : slot.stop], h, matrix)
+            flat, slot = next(parts)
+            matrix = flat.reshape(-1, *slot.shape).transpose(1, 2)
+            h = torch.bmm(h, matrix) if part.bias is None else torch.baddbmm(next(parts)[0].unsqueeze(1), h, matrix)
         return h
 
     def _check(self, weights: Tensor) -> None:

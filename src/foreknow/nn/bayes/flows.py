@@ -83,7 +83,7 @@ class FlowLayers(WeightPrior):
         """
         parts, total = [], torch.zeros(z.shape[0]).to(z)
         for part, steps in zip(torch.split(z, self.sizes, dim=-1), self.flows, strict=True):
-            for step in steps:
+            for step in steps:  # type: ignore[attr-defined]
                 part, log_det = step(part)
                 total = total + log_det
             parts.append(part)
@@ -102,6 +102,9 @@ class FlowLayers(WeightPrior):
     def log_prob(self, z: Tensor, state: Tensor | None = None) -> Tensor:
         """Density of the coordinates, which are standard normal."""
         return self._log_normal(z, torch.ones_like(self.fan))
+
+    def slope(self, z: Tensor, state: Tensor | None = None) -> Tensor:
+        return -z
 
     def log_density(self, z: Tensor) -> Tensor:
         """Density of the weights at these coordinates: that of the base less the log determinant of the map."""

@@ -28,7 +28,7 @@ class Chains:
         samples: shape (chains, draws, d).
         log_prob: of each, shape (chains, draws).
         accept: mean acceptance probability after burn-in, shape (chains,).
-        step: final step size, shape (chains,).
+        step: final step size of each chain, shape (chains,); the same for all.
         divergent: share of proposals whose energy grew beyond 1000, shape (chains,).
     """
 
@@ -77,7 +77,7 @@ def leapfrog(
 
 
 class _DualAveraging:
-    """Per chain: moves log(step) until the mean acceptance is `target`."""
+    """Moves log(step), one for all chains, until their mean acceptance is `target`."""
 
     def __init__(self, step: Tensor, target: float) -> None:
         self.target = target
@@ -91,7 +91,7 @@ class _DualAveraging:
     def update(self, accept: Tensor) -> None:
         self.count += 1
         share = 1 / (self.count + 10)
-        self.error = (1 - share) * self.error + share * (self.target - accept)
+        self.error = (1 - share) * self.error + share * (self.target - accept.mean())
         log_step = self.mu - math.sqrt(self.count) / 0.05 * self.error
         weight = self.count**-0.75
         self.averaged = weight * log_step + (1 - weight) * self.averaged
@@ -150,7 +150,9 @@ def hmc(
         )
     n_chains, size = z.shape
     steps = torch.full((n_chains,), float(step)).to(z)
-    averaging = _DualAveraging(steps, 0.8 if target is None else check_real("hmc", "target", target, low=0.1, high=0.99))
+    averaging = _DualAveraging(
+        steps, 0.8 if target is None else check_real("hmc", "target", target, low=0.1, high=0.99)
+    )
     inverse_mass = torch.ones(size).to(z)
     window: list[Tensor] = []
     kept, logs = [], []

@@ -92,7 +92,8 @@ class Laplace:
             weights = self.mode.index_copy(0, self.free, part)
             return self.network.single(weights, row[None])[0]
 
-        return vmap(jacrev(outputs), in_dims=(None, 0))(self.mode[self.free], x).detach()
+        found: Tensor = vmap(jacrev(outputs), in_dims=(None, 0))(self.mode[self.free], x)
+        return found.detach()
 
 
 class _Block:
@@ -107,7 +108,7 @@ class _Block:
     def covariance(self, jacobian: Tensor) -> Tensor:
         part = self._matrix(jacobian[..., self.index])  # (n, out, h, d + 1)
         turned = self.v.T @ part @ self.u / self.precision.sqrt()
-        flat = turned.flatten(2)
+        flat: Tensor = turned.flatten(2)
         return flat @ flat.transpose(1, 2)
 
     def draw(self, z: Tensor) -> Tensor:
@@ -121,9 +122,7 @@ class _Block:
         return torch.cat([weight.reshape(*flat.shape[:-1], h, d), bias.unsqueeze(-1)], -1)
 
 
-def _kronecker(
-    network: FlatNetwork, likelihood: Likelihood, mode: Tensor, x: Tensor, prior: Tensor
-) -> list[_Block]:
+def _kronecker(network: FlatNetwork, likelihood: Likelihood, mode: Tensor, x: Tensor, prior: Tensor) -> list[_Block]:
     module = network.to_module(mode)
     layers = [part for part in module.modules() if next(part.parameters(recurse=False), None) is not None]
     if not all(isinstance(part, nn.Linear) and part.bias is not None for part in layers):
@@ -139,9 +138,12 @@ def _kronecker(
     for hook in hooks:
         hook.remove()
     root = _square_root(likelihood.curvature(outputs.detach()))  # (n, out, out)
-    back = {part: torch.zeros(part.out_features, part.out_features).to(mode) for part in layers}  # type: ignore[arg-type]
+    widths = [next(part.parameters()).shape[0] for part in layers]
+    back = {part: torch.zeros(width, width).to(mode) for part, width in zip(layers, widths, strict=True)}
     for column in range(outputs.shape[-1]):
-        slopes = torch.autograd.grad((outputs * root[..., column]).sum(), [seen[p][1] for p in layers], retain_graph=True)
+        slopes = torch.autograd.grad(
+            (outputs * root[..., column]).sum(), [seen[p][1] for p in layers], retain_graph=True
+        )
         for part, slope in zip(layers, slopes, strict=True):
             back[part] += slope.T @ slope
     blocks, start = [], 0
@@ -156,4 +158,5 @@ def _kronecker(
 
 def _square_root(matrices: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(matrices)
-    return vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
+    root: Tensor = vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
+    return root

@@ -58,6 +58,13 @@ class WeightPrior(nn.Module, ABC):
     def log_prob(self, z: Tensor, state: Tensor | None = None) -> Tensor:
         """Log density of the coordinates (n, n_weights), given the state of the chains: shape (n,)."""
 
+    def slope(self, z: Tensor, state: Tensor | None = None) -> Tensor:
+        """Gradient of `log_prob` in the coordinates, (n, n_weights)."""
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_(True)
+            (found,) = torch.autograd.grad(self.log_prob(leaf, state).sum(), leaf)
+        return found
+
     def weights(self, z: Tensor) -> Tensor:
         """The weights at these coordinates."""
         return z
@@ -107,6 +114,9 @@ class GaussianLayers(WeightPrior):
     def log_prob(self, z: Tensor, state: Tensor | None = None) -> Tensor:
         return self._log_normal(z, self.sd)
 
+    def slope(self, z: Tensor, state: Tensor | None = None) -> Tensor:
+        return -z * self.sd.detach().square().reciprocal()[self.slot]
+
 
 class HierarchicalLayers(WeightPrior):
     """Normals whose variance is drawn anew for every layer and draw, from an inverse gamma of its own.
@@ -155,6 +165,11 @@ class HierarchicalLayers(WeightPrior):
         if state is None:
             return self._marginal(z)
         return self._log_normal(z, state.sqrt() * self.fan)
+
+    def slope(self, z: Tensor, state: Tensor | None = None) -> Tensor:
+        if state is None:
+            return super().slope(z)
+        return -z * (state * self.fan.square()).reciprocal()[:, self.slot]
 
     def _marginal(self, z: Tensor) -> Tensor:
         """With the variances integrated out: a multivariate Student-t a slot."""

@@ -64,3 +64,17 @@ class Softmax(Likelihood):
     def curvature(self, outputs: Tensor) -> Tensor:
         p = outputs.softmax(-1)
         return torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
+
+
+class Bernoulli(Likelihood):
+    """Two classes by the logistic function of one output; targets are 0 or 1."""
+
+    n_outputs = 1
+
+    def log_prob(self, outputs: Tensor, y: Tensor) -> Tensor:
+        logit = outputs.squeeze(-1)
+        return y * logit - torch.nn.functional.softplus(logit)
+
+    def curvature(self, outputs: Tensor) -> Tensor:
+        p = torch.sigmoid(outputs)
+        return (p * (1 - p)).unsqueeze(-1)

@@ -106,7 +106,7 @@ def sghmc(
             minv = (square.clamp_min(1e-16)).rsqrt()
             noise_sd = (2 * lr**2 * settings.mdecay * minv - lr**4).clamp_min(1e-16).sqrt()
         noise = torch.randn(z.shape, generator=generator, device=generator.device, dtype=z.dtype).to(z.device)
-        momentum += -(lr**2) * n_rows * minv * slope - settings.mdecay * momentum + noise_sd * noise
+        momentum.mul_(1 - settings.mdecay).addcmul_(minv, slope, value=-(lr**2) * n_rows).addcmul_(noise_sd, noise)
         z = z + momentum
         if between is not None:
             between(number + 1, z)
