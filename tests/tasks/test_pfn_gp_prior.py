@@ -10,8 +10,9 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
 
 from foreknow.common.errors import CapabilityError, InputError
 from foreknow.common.rng import torch_stream
+from foreknow.nn.linalg import jittered_cholesky as cholesky
 from foreknow.tasks import Fixed, Gamma, GPPrior
-from foreknow.tasks.pfn.priors.gp import KERNELS, cholesky, posterior_moments
+from foreknow.tasks.pfn.priors.gp import KERNELS, posterior_moments
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
+from foreknow.common.errors import ConfigError
 from foreknow.common.validate import check_int, check_real
 from foreknow.nn.infinite.activations import as_activation
 from foreknow.nn.infinite.conv import Convolutional
@@ -84,6 +85,42 @@ class WideNetwork(nn.Module):
         reach = kernel.kernel_size // 2
         x = nn.functional.pad(x, (reach,) * 4, mode="circular" if kernel.padding == "circular" else "constant")
         return scale * nn.functional.conv2d(x, weight) + offset * bias[:, None, None]
+
+
+def layerwise_ntk(network: WideNetwork, x: Tensor) -> Tensor:
+    """`empirical_ntk` of a dense network without its gradients in memory: a product of two Gram matrices a layer.
+
+    Args:
+        network: dense, with one output.
+        x: rows, shape (n, d).
+    """
+    kernel = network.kernel
+    if isinstance(kernel, Convolutional):
+        raise ConfigError("layerwise_ntk: the network must be dense.", hint="Use empirical_ntk.")
+    inputs, outputs, h = [], [], x
+    for number, (weight, bias) in enumerate(zip(network.weights, network.biases)):
+        before, given = h, network.phi(h) if number else h
+        h = (
+            network._weigh(given.detach(), weight.detach(), bias.detach())
+            if not number
+            else network._weigh(given, weight.detach(), bias.detach())
+        )
+        if not h.requires_grad:
+            h = h.requires_grad_()
+        if number and kernel.residual:
+            h = h + before
+        inputs.append(given.detach())
+        outputs.append(h)
+    last = network.phi(h) if len(network.weights) else h
+    w = kernel.w_var if kernel.readout_w_var is None else kernel.readout_w_var
+    b = kernel.b_var if kernel.readout_b_var is None else kernel.readout_b_var
+    scale = network.readout_scale * math.sqrt(w / last.shape[1])
+    total = scale**2 * (last @ last.T).detach() + b
+    if outputs:
+        f = (scale * last @ network.readout.detach().T).sum()
+        for given, gradient in zip(inputs, torch.autograd.grad(f, outputs)):
+            total = total + (gradient @ gradient.T) * (kernel.w_var * given @ given.T / given.shape[1] + kernel.b_var)
+    return total.detach()
 
 
 def empirical_ntk(network: nn.Module, x: Tensor, z: Tensor | None = None) -> Tensor:

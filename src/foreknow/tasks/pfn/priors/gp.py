@@ -18,6 +18,7 @@ from foreknow.common.validate import check_bool, check_int, check_option
 from foreknow.core.batch import Batch
 from foreknow.core.prior import Prior, Simulator
 from foreknow.core.registry import register
+from foreknow.nn.linalg import jittered_cholesky
 from foreknow.tasks.pfn.card import CARD
 from foreknow.tasks.pfn.priors.hyper import (
     Fixed,
@@ -147,7 +148,7 @@ class GPPrior(Simulator):
             source = uniform if self.x == "uniform" else normal
             x = source((n, n_rows, self.n_features), generator, device, dtype)
             z = normal((n, n_rows, 1), generator, device, dtype)
-            factor = cholesky(covariance(self.kernel, x, lengthscale, outputscale, noise))
+            factor = jittered_cholesky(covariance(self.kernel, x, lengthscale, outputscale, noise))
             info = {"lengthscale": lengthscale, "outputscale": outputscale, "noise": noise}
             return x, (factor @ z).squeeze(-1), info
 
@@ -251,25 +252,6 @@ def correlation(kernel: str, a: Tensor, b: Tensor, lengthscale: Tensor) -> Tenso
     return (1 + r + r**2 / 3) * torch.exp(-r)
 
 
-def cholesky(k: Tensor) -> Tensor:
-    """Lower factors of the matrices (*b, n, n), with jitter growing up to 1e-3 of the mean diagonal.
-
-    Only matrices that need it get jitter; those that still fail come back as NaN.
-    """
-    factor: Tensor
-    factor, status = torch.linalg.cholesky_ex(k)
-    jitter = 1e-7 if k.dtype == torch.float32 else 1e-12
-    while bool((bad := status.ne(0) | ~factor.isfinite().flatten(-2).all(dim=-1)).any()):
-        if jitter > 1e-3:
-            return factor.masked_fill(bad[..., None, None], torch.nan)
-        worse = k[bad]
-        diagonal = worse.diagonal(dim1=-2, dim2=-1)
-        diagonal.add_(jitter * diagonal.mean(dim=-1, keepdim=True))
-        factor[bad], status[bad] = torch.linalg.cholesky_ex(worse)
-        jitter *= 10
-    return factor
-
-
 def posterior_moments(
     kernel: str,
     context_x: Tensor,
@@ -302,7 +284,7 @@ def posterior_moments(
     if n == 0:
         sd = (outputscale + noise).sqrt()[..., None].expand(*outputscale.shape, m)
         return torch.zeros_like(sd), sd.clone(), torch.zeros_like(outputscale)
-    factor = cholesky(covariance(kernel, context_x, lengthscale, outputscale, noise))
+    factor = jittered_cholesky(covariance(kernel, context_x, lengthscale, outputscale, noise))
     if bool(factor.isnan().any()):
         raise ConvergenceError(
             "the covariance of the context has no Cholesky factor even with jitter.",

@@ -19,8 +19,9 @@ from torch import Generator, Tensor
 from foreknow.common.validate import check_bool, check_int, check_real
 from foreknow.core.prior import Prior, Simulator
 from foreknow.core.registry import register
+from foreknow.nn.linalg import jittered_cholesky
 from foreknow.tasks.pfn.card import CARD
-from foreknow.tasks.pfn.priors.gp import cholesky, covariance
+from foreknow.tasks.pfn.priors.gp import covariance
 from foreknow.tasks.pfn.priors.hyper import (
     BetaInt,
     Gamma,
@@ -256,7 +257,7 @@ class TabularGPPrior(TabularPrior):
         raw = torch.tensor(float(self.raw_lengthscale), device=device, dtype=dtype)
         lengthscale = (F.softplus(raw) * used.to(dtype).sqrt()).unsqueeze(-1)  # (n, 1)
         ones = x.new_ones(n)
-        factor = cholesky(covariance("rbf", x, lengthscale, self.outputscale * ones, self.noise * ones))
+        factor = jittered_cholesky(covariance("rbf", x, lengthscale, self.outputscale * ones, self.noise * ones))
         return x, (factor @ normal((n, n_rows, 1), generator, device, dtype)).squeeze(-1)
 
 

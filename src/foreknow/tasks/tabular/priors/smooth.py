@@ -14,7 +14,8 @@ from torch import Tensor
 
 from foreknow.common.validate import check_bool, check_int, check_real
 from foreknow.core.registry import register
-from foreknow.tasks.pfn.priors.gp import cholesky, covariance
+from foreknow.nn.linalg import jittered_cholesky
+from foreknow.tasks.pfn.priors.gp import covariance
 from foreknow.tasks.tabpfn.card import CARD
 from foreknow.tasks.tabular.priors.base import N_SCORES, TablePrior
 from foreknow.tasks.tabular.priors.source import Source, given_columns, observation_noise
@@ -80,5 +81,5 @@ class SmoothPrior(TablePrior):
         x = torch.where(source.chance(0.5, b, 1, 1), source.uniform(b, n, d), source.normal(b, n, d))
         length, scale = source.trunc_norm_log(1e-5, 10.0, b), source.trunc_norm_log(1e-5, 10.0, b)
         noise = source.uniform(b).new_tensor([1e-5, 1e-4, 1e-2])[source.integers(0, 2, b)]
-        factor = cholesky(covariance("rbf", x, length[:, None], scale, noise))
+        factor = jittered_cholesky(covariance("rbf", x, length[:, None], scale, noise))
         return x, factor @ source.normal(b, n, 1)

@@ -1,0 +1,1 @@
+"""Scale mixtures of neural network Gaussian processes: wide networks whose last layer has an unknown variance."""

@@ -1,0 +1,1 @@
+"""Wide and deep networks as classifiers: nearest neighbour, majority, or a singular kernel, by the activation."""
