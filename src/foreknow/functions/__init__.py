@@ -2,94 +2,54 @@
 
 from foreknow.common.lazy import lazy_names as _lazy_names
 
-_BO = "foreknow.functions.bnn_bo."
-_FUNCTIONAL = "foreknow.functions.functional_prior."
-_SEQUENTIAL = "foreknow.functions.sequential_cl."
+_ROOM = "foreknow.functions."
 _PUBLIC = {
-    "BayesOpt": _BO + "optimiser",
-    "BayesianNet": _FUNCTIONAL + "system",
-    "Choice": _BO + "space",
-    "Comparison": _BO + "compare",
-    "DKL": _BO + "processes",
-    "EnsembleNet": _BO + "networks",
-    "FunctionPrior": _FUNCTIONAL + "targets",
-    "FunctionalPrior": _FUNCTIONAL + "prior",
-    "GPFunctions": _FUNCTIONAL + "targets",
-    "GPSurrogate": _BO + "processes",
-    "HMCNet": _BO + "networks",
-    "IBNN": _BO + "processes",
-    "Integer": _BO + "space",
-    "LaplaceNet": _BO + "networks",
-    "MAPNet": _BO + "networks",
-    "MatchSettings": _FUNCTIONAL + "matching",
-    "NetworkPrior": _BO + "prior",
-    "ProcessPrior": _BO + "prior",
-    "ProtoCL": _SEQUENTIAL + "system",
-    "ProtoSettings": _SEQUENTIAL + "prototypes",
-    "PrototypeLearner": _SEQUENTIAL + "prototypes",
-    "PrototypePrior": _SEQUENTIAL + "prior",
-    "Real": _BO + "space",
-    "SGHMCNet": _BO + "networks",
-    "SearchSettings": _BO + "acquisition",
-    "SequentialBayes": _SEQUENTIAL + "sequential",
-    "Space": _BO + "space",
-    "SurrogateRegressor": _BO + "system",
-    "botorch_model": _BO + "model",
-    "compare_surrogates": _BO + "compare",
-    "minimize": _BO + "optimiser",
+    "BayesOpt": _ROOM + "bnn_bo.optimiser",
+    "BayesianNet": _ROOM + "functional_prior.system",
+    "BurrXII": _ROOM + "scale_mixture_nngp.prior",
+    "Choice": _ROOM + "bnn_bo.space",
+    "Comparison": _ROOM + "bnn_bo.compare",
+    "DKL": _ROOM + "bnn_bo.processes",
+    "DeepNTKClassifier": _ROOM + "wide_deep_optimality.system",
+    "EnsembleNet": _ROOM + "bnn_bo.networks",
+    "FixedScale": _ROOM + "scale_mixture_nngp.prior",
+    "FunctionPrior": _ROOM + "functional_prior.targets",
+    "FunctionalPrior": _ROOM + "functional_prior.prior",
+    "GPFunctions": _ROOM + "functional_prior.targets",
+    "GPSurrogate": _ROOM + "bnn_bo.processes",
+    "HMCNet": _ROOM + "bnn_bo.networks",
+    "HermiteActivation": _ROOM + "wide_deep_optimality.prior",
+    "HilbertKernelClassifier": _ROOM + "wide_deep_optimality.system",
+    "IBNN": _ROOM + "bnn_bo.processes",
+    "Integer": _ROOM + "bnn_bo.space",
+    "InverseGamma": _ROOM + "scale_mixture_nngp.prior",
+    "LaplaceNet": _ROOM + "bnn_bo.networks",
+    "LogNormal": _ROOM + "scale_mixture_nngp.prior",
+    "MAPNet": _ROOM + "bnn_bo.networks",
+    "MatchSettings": _ROOM + "functional_prior.matching",
+    "NNGP": _ROOM + "scale_mixture_nngp.system",
+    "NNGPClassifier": _ROOM + "scale_mixture_nngp.classifier",
+    "NamedActivation": _ROOM + "wide_deep_optimality.prior",
+    "NetworkPrior": _ROOM + "bnn_bo.prior",
+    "ProcessPrior": _ROOM + "bnn_bo.prior",
+    "ProtoCL": _ROOM + "sequential_cl.system",
+    "ProtoSettings": _ROOM + "sequential_cl.prototypes",
+    "PrototypeLearner": _ROOM + "sequential_cl.prototypes",
+    "PrototypePrior": _ROOM + "sequential_cl.prior",
+    "Real": _ROOM + "bnn_bo.space",
+    "SGHMCNet": _ROOM + "bnn_bo.networks",
+    "SearchSettings": _ROOM + "bnn_bo.acquisition",
+    "SequentialBayes": _ROOM + "sequential_cl.sequential",
+    "SingularActivation": _ROOM + "wide_deep_optimality.prior",
+    "Space": _ROOM + "bnn_bo.space",
+    "SurrogateRegressor": _ROOM + "bnn_bo.system",
+    "botorch_model": _ROOM + "bnn_bo.model",
+    "compare_surrogates": _ROOM + "bnn_bo.compare",
+    "design_activation": _ROOM + "wide_deep_optimality.prior",
+    "minimize": _ROOM + "bnn_bo.optimiser",
+    "singular_activation": _ROOM + "wide_deep_optimality.prior",
 }
 
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605
 
 __getattr__, __dir__ = _lazy_names(__name__, _PUBLIC)
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-
-from foreknow.common.lazy import lazy_names as _lazy_names
-
-if _TYPE_CHECKING:
-    from foreknow.functions.scale_mixture_nngp.classifier import NNGPClassifier
-    from foreknow.functions.scale_mixture_nngp.prior import BurrXII, FixedScale, InverseGamma, LogNormal
-    from foreknow.functions.scale_mixture_nngp.system import NNGP
-    from foreknow.functions.wide_deep_optimality.prior import (
-        HermiteActivation,
-        NamedActivation,
-        SingularActivation,
-        design_activation,
-        singular_activation,
-    )
-    from foreknow.functions.wide_deep_optimality.system import DeepNTKClassifier, HilbertKernelClassifier
-
-__all__ = [
-    "NNGP",
-    "BurrXII",
-    "DeepNTKClassifier",
-    "FixedScale",
-    "HermiteActivation",
-    "HilbertKernelClassifier",
-    "InverseGamma",
-    "LogNormal",
-    "NNGPClassifier",
-    "NamedActivation",
-    "SingularActivation",
-    "design_activation",
-    "singular_activation",
-]
-
-__getattr__, __dir__ = _lazy_names(
-    __name__,
-    {
-        "BurrXII": "foreknow.functions.scale_mixture_nngp.prior",
-        "FixedScale": "foreknow.functions.scale_mixture_nngp.prior",
-        "InverseGamma": "foreknow.functions.scale_mixture_nngp.prior",
-        "LogNormal": "foreknow.functions.scale_mixture_nngp.prior",
-        "NNGP": "foreknow.functions.scale_mixture_nngp.system",
-        "NNGPClassifier": "foreknow.functions.scale_mixture_nngp.classifier",
-        "DeepNTKClassifier": "foreknow.functions.wide_deep_optimality.system",
-        "HilbertKernelClassifier": "foreknow.functions.wide_deep_optimality.system",
-        "HermiteActivation": "foreknow.functions.wide_deep_optimality.prior",
-        "NamedActivation": "foreknow.functions.wide_deep_optimality.prior",
-        "SingularActivation": "foreknow.functions.wide_deep_optimality.prior",
-        "design_activation": "foreknow.functions.wide_deep_optimality.prior",
-        "singular_activation": "foreknow.functions.wide_deep_optimality.prior",
-    },
-)
