@@ -1,0 +1,1 @@
+"""Bayesian neural networks as surrogates of Bayesian optimisation (Li, Rudner and Wilson 2024)."""
