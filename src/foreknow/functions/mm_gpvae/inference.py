@@ -29,11 +29,11 @@ def kl_full(mean: Tensor, log_sd: Tensor, covariance: Tensor) -> Tensor:
         Shape (b, p).
     """
     root = torch.linalg.cholesky(covariance)
-    precision = torch.cholesky_inverse(root)  # (p, t, t)
+    precision = torch.cholesky_inverse(root).to(mean)  # (p, t, t)
     variance = (2 * log_sd).exp()
     trace = torch.einsum("btp,ptt->bp", variance, precision)
     quadratic = torch.einsum("btp,pts,bsp->bp", mean, precision, mean)
-    log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1).to(mean)
     return 0.5 * (trace + quadratic - mean.shape[1] + log_det) - log_sd.sum(1)
 
 

@@ -25,7 +25,7 @@ from foreknow.core.system import Applied, Example, State, System, Tags
 from foreknow.functions.mm_gpvae import looking
 from foreknow.functions.mm_gpvae.card import CARD
 from foreknow.functions.mm_gpvae.inference import FUSIONS
-from foreknow.functions.mm_gpvae.measures import bits_per_spike, relative_error
+from foreknow.functions.mm_gpvae.measures import bits_per_spike, linear_r2, relative_error
 from foreknow.functions.mm_gpvae.network import GPVAE, Posterior
 from foreknow.functions.mm_gpvae.prior import FourierGP
 from foreknow.functions.mm_gpvae.training import Course, Fitting, fit_network
@@ -241,7 +241,15 @@ class MMGPVAE(System):
         return {**pictures, "frames": looking.frames(frames)}
 
     def losses(self, model: Any, test: Sample) -> Mapping[str, float]:
+        """Of test trials: behaviour from spikes, rates from spikes; first the shared latent, where it is known.
+
+        A test sample may name the true `latents` (n, t, 3), as simulated ones do: the loss is then one minus R^2 of the
+        true shared latent from the found ones.
+        """
         found: dict[str, float] = {}
+        if self.modality == "both" and "latents" in test.named:
+            z, truth = model.latents(test.X, test.y)["shared"], test.named["latents"][..., 1]
+            found["shared_latent"] = 1 - (linear_r2((z, truth), (z, truth)) if np.shape(z)[-1] else 0.0)
         if self.modality == "both":
             found["behavior_from_spikes"] = relative_error(test.y, model.predict(test.X))
         if self.modality == "behavior":
