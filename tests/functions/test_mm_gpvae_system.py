@@ -265,7 +265,7 @@ def test_bad_settings_are_refused(digits) -> None:
         ({"hidden_neural": ()}, "at least one layer"),
         ({"hidden_behavior": (3, 0)}, "hidden_behavior"),
         ({"fusion": "sum"}, "fusion"),
-        ({"p_masked": 1.5}, "p_masked"),
+        ({"p_alone": 1.5}, "p_alone"),
     ):
         with pytest.raises(ConfigError, match=words):
             MMGPVAE(**{**TINY, **changes}).fit(X, y)

@@ -41,16 +41,17 @@ CARD = Card(
         "The neural encoder sees square roots of counts; behaviour is centred and scaled by one number for images, per "
         "variable otherwise; the variance of behaviour is learnt on a log scale and in these units.",
         "Predictions put posterior means through the decoders.",
-        "fusion='poe' (product of the two experts) and p_masked (trials of which one modality is hidden in training) "
-        "are additions, as are trials of unequal length, which end early on the circle of the longest.",
+        "fusion='poe' (product of the two experts), p_alone (trials of training whose shared latents come from one "
+        "recording alone) and warmup (first epochs with shared latents from neurons alone) are additions, off by "
+        "default, as are trials of unequal length, which end early on the circle of the longest.",
         "The proof has the digits of scikit-learn, 16 x 16 pixels, smaller networks, shorter training at higher rates "
         "and fewer neurons than the paper; its simple baseline is Gaussian-process factor analysis fitted by EM here.",
         "The data of fly and moth are not part of the library.",
     ),
     limits=(
         "Latents are known up to sign, scale and, within a block, rotation; compare within a block only.",
-        "With fusion='mean' and p_masked=0, as published, the two encoders need not agree one by one, so behaviour "
-        "predicted from spikes alone may be badly scaled; train with p_masked > 0 to predict across.",
+        "With fusion='mean' and p_alone=0, as published, the two encoders need not agree one by one, so behaviour "
+        "predicted from spikes alone may be badly scaled; train with p_alone > 0 to predict across.",
         "A circle of 1.2 trials still joins the ends of a trial where the lengthscale is a tenth of it or more; raise "
         "`padding` if the ends matter.",
         "Trials longer than the longest one learnt from are refused.",

@@ -175,7 +175,7 @@ class GPVAE(nn.Module):
         return {name: [p for p in parameters if p.requires_grad] for name, parameters in of.items()}
 
     def encode(
-        self, spikes: Tensor | None, behavior: Tensor | None, seen: Tensor, present: Tensor | None = None
+        self, spikes: Tensor | None, behavior: Tensor | None, seen: Tensor, shared_from: Tensor | None = None
     ) -> Posterior:
         """The posterior of coefficients, of one modality alone where the other is None.
 
@@ -183,11 +183,12 @@ class GPVAE(nn.Module):
             spikes: shape (b, t, n_neurons).
             behavior: shape (b, t, n_values).
             seen: 1 for bins inside a trial, 0 after its end, shape (b, t).
-            present: which trials have neurons and which behaviour, shape (2, b); by default all that is given.
+            shared_from: whether shared latents of a trial are taken from neurons, and whether from behaviour, shape (2,
+                b); by default from all that is given.
         """
         b = len(seen)
         given = torch.tensor([spikes is not None, behavior is not None], device=seen.device)[:, None].expand(2, b)
-        present = given if present is None else present.bool() & given
+        present = given if shared_from is None else shared_from.bool() & given
         mean, log_sd = self._prior_coefficients(b)
         only_neural, shared, _ = self.blocks
         parts: list[tuple[Tensor, Tensor]] = [(mean[..., self.of_neurons], log_sd[..., self.of_neurons])]
@@ -197,27 +198,15 @@ class GPVAE(nn.Module):
         if behavior is not None and self.behavior_encoder is not None:
             parts[1] = self.behavior_encoder(behavior, seen)
         (m_n, s_n), (m_b, s_b) = parts
-        has_n, has_b = (p[:, None, None] for p in present)
-        alone_n = slice(0, only_neural)
-        alone_b = slice(only_neural + shared, self.n_latents)
-        joined = fuse(
+        m_both, s_both = fuse(
             torch.stack([m_n[..., only_neural:], m_b[..., :shared]]),
             torch.stack([s_n[..., only_neural:], s_b[..., :shared]]),
             present,
             self.fusion,
         )
         return Posterior(
-            *(
-                torch.cat(
-                    [
-                        torch.where(has_n, n[..., :only_neural], prior[..., alone_n]),
-                        both,
-                        torch.where(has_b, other[..., shared:], prior[..., alone_b]),
-                    ],
-                    -1,
-                )
-                for n, other, both, prior in ((m_n, m_b, joined[0], mean), (s_n, s_b, joined[1], log_sd))
-            )
+            torch.cat([m_n[..., :only_neural], m_both, m_b[..., shared:]], -1),
+            torch.cat([s_n[..., :only_neural], s_both, s_b[..., shared:]], -1),
         )
 
     def at_bins(self, coefficients: Tensor) -> Tensor:
@@ -256,13 +245,13 @@ class GPVAE(nn.Module):
         seen: Tensor,
         *,
         generator: Generator,
-        present: Tensor | None = None,
+        shared_from: Tensor | None = None,
     ) -> Bound:
         """The terms of the lower bound: neurons in closed form, behaviour by one draw of the coefficients.
 
-        Trials whose `present` hides a modality from the encoders are still to explain it.
+        Both recordings are to be explained, wherever `shared_from` says that the shared latents come from.
         """
-        posterior = self.encode(spikes, behavior, seen, present)
+        posterior = self.encode(spikes, behavior, seen, shared_from)
         none = torch.zeros(len(seen), device=seen.device)
         neural, of_behavior = none, none
         if spikes is not None:

@@ -60,7 +60,9 @@ class MMGPVAE(System):
         hidden_neural: units of the neural encoder.
         hidden_behavior: units of the encoder of behaviour, in reverse those of its decoder.
         behavior_variance: first variance of behaviour, in standardised units.
-        p_masked: share of trials that one recording is hidden of in training; above 0 for predictions across.
+        p_alone: share of trials whose shared latents are found from one recording alone in training, so that either
+            suffices; above 0 for predictions across.
+        warmup: share of the epochs, the first ones, in which shared latents are found from neurons alone.
         lr_behavior: rate of encoder and decoder of behaviour.
         lr_neural: rate of the neural encoder.
         lr_decoder: rate of the neural decoder, lengthscales and variances.
@@ -96,7 +98,8 @@ class MMGPVAE(System):
         hidden_neural: Sequence[int] = (80, 40, 20),
         hidden_behavior: Sequence[int] = (784, 512, 256, 256),
         behavior_variance: float = 100.0,
-        p_masked: float = 0.0,
+        p_alone: float = 0.0,
+        warmup: float = 0.0,
         lr_behavior: float = 1.6e-4,
         lr_neural: float = 7.7e-4,
         lr_decoder: float = 8.8e-3,
@@ -117,7 +120,8 @@ class MMGPVAE(System):
         self.hidden_neural = hidden_neural
         self.hidden_behavior = hidden_behavior
         self.behavior_variance = behavior_variance
-        self.p_masked = p_masked
+        self.p_alone = p_alone
+        self.warmup = warmup
         self.lr_behavior = lr_behavior
         self.lr_neural = lr_neural
         self.lr_decoder = lr_decoder
@@ -276,7 +280,8 @@ class MMGPVAE(System):
                 check_int(_OWNER, name, size, low=1)
         for name in ("lengthscale", "min_lengthscale", "behavior_variance", "lr_behavior", "lr_neural", "lr_decoder"):
             check_real(_OWNER, name, getattr(self, name), low=0.0, open_low=True)
-        check_real(_OWNER, "p_masked", self.p_masked, low=0.0, high=1.0)
+        for name in ("p_alone", "warmup"):
+            check_real(_OWNER, name, getattr(self, name), low=0.0, high=1.0)
         for name in ("epochs", "batch_size"):
             check_int(_OWNER, name, getattr(self, name), low=1)
         of = {"neural": self.n_neural + self.n_shared, "behavior": self.n_behavior + self.n_shared}
@@ -329,7 +334,7 @@ class MMGPVAE(System):
             self.network_ = self._build()
         fitting = Fitting(
             int(self.epochs), int(self.batch_size), float(self.lr_behavior), float(self.lr_neural),
-            float(self.lr_decoder), float(self.p_masked),
+            float(self.lr_decoder), float(self.p_alone), float(self.warmup),
         )  # fmt: skip
         self.course_ = fit_network(
             self.network_, *self._tensors(spikes, behavior), fitting, seed=seed_of(self.seed_, "training"),
@@ -416,7 +421,7 @@ class MMGPVAE(System):
         return [
             Example("spikes and images", tiny, train.spikes, train.images, test.spikes),
             Example(
-                "calcium and positions", {**tiny, "likelihood": "gaussian", "fusion": "poe", "p_masked": 0.5}, calcium,
+                "calcium and positions", {**tiny, "likelihood": "gaussian", "fusion": "poe", "p_alone": 0.5, "warmup": 0.5}, calcium,
                 moves, calcium[:5] + 0.1,
             ),
             Example("spikes alone", {**tiny, "modality": "neural"}, train.spikes, X_new=test.spikes),
@@ -433,7 +438,7 @@ class MMGPVAE(System):
     def priced_as(cls, task: str) -> System:
         from foreknow.functions.mm_gpvae.proof import SMALL
 
-        return cls(**{**SMALL, "p_masked": 0.3})
+        return cls(**SMALL)
 
     @classmethod
     def priced_on(cls, task: str) -> Mapping[str, Any]:

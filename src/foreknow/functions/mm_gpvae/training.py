@@ -31,7 +31,8 @@ class Fitting:
         lr_behavior: rate of encoder and decoder of behaviour.
         lr_neural: rate of the neural encoder.
         lr_decoder: rate of the neural decoder, the lengthscales and the variances.
-        p_masked: share of the trials of a batch that one modality, chosen by chance, is hidden of.
+        p_alone: share of the trials of a batch whose shared latents are taken from one recording alone, by chance.
+        warmup: share of the epochs, the first ones, in which shared latents are taken from neurons alone.
         clip_norm: largest norm of the gradient.
     """
 
@@ -40,7 +41,8 @@ class Fitting:
     lr_behavior: float
     lr_neural: float
     lr_decoder: float
-    p_masked: float = 0.0
+    p_alone: float = 0.0
+    warmup: float = 0.0
     clip_norm: float = 1.0
 
     @property
@@ -104,14 +106,15 @@ def fit_network(
         shuffle = torch_stream(seed, "epoch", str(epoch))
         order = torch.randperm(len(seen), generator=shuffle).to(device)
         total = divergence = 0.0
+        first = epoch < fitting.warmup * fitting.epochs
         for index in order.split(fitting.batch_size):
-            present = _present(len(index), fitting.p_masked, shuffle).to(device)
+            source = _sources(len(index), fitting.p_alone, first, shuffle).to(device)
             bound = network.bound(
                 None if spikes is None else spikes[index],
                 None if behavior is None else behavior[index],
                 seen[index],
                 generator=draws,
-                present=present if spikes is not None and behavior is not None else None,
+                shared_from=source if spikes is not None and behavior is not None else None,
             )
             loss = -bound.total.mean()
             for optimiser in optimisers:
@@ -149,12 +152,14 @@ def fit_network(
     return Course(tuple(bounds), tuple(kls), tuple(lengthscales), n_steps)
 
 
-def _present(n: int, p_masked: float, generator: torch.Generator) -> Tensor:
-    """Which of `n` trials show neurons and which behaviour to the encoders, shape (2, n); never neither."""
-    present = torch.ones(2, n, dtype=torch.bool)
-    if p_masked > 0:
-        hidden = torch.rand(n, generator=generator) < p_masked
+def _sources(n: int, p_alone: float, first: bool, generator: torch.Generator) -> Tensor:
+    """Whether shared latents of `n` trials come from neurons and whether from behaviour, shape (2, n); never neither."""
+    sources = torch.ones(2, n, dtype=torch.bool)
+    if first:
+        sources[1] = False
+    elif p_alone > 0:
+        alone = torch.rand(n, generator=generator) < p_alone
         which = torch.rand(n, generator=generator) < 0.5
-        present[0] = ~(hidden & which)
-        present[1] = ~(hidden & ~which)
-    return present
+        sources[0] = ~(alone & which)
+        sources[1] = ~(alone & ~which)
+    return sources
