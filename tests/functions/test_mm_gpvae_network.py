@@ -55,7 +55,9 @@ def test_closed_form_expectations_against_many_draws() -> None:
     counts, mean, variance = torch.tensor([0.0, 2.0, 5.0], dtype=F64), torch.tensor([-0.5, 0.4, 1.2], dtype=F64), 0.3
     log_rate = mean + variance**0.5 * randn(200_000, 3)
     slow = Poisson(log_rate.exp()).log_prob(counts).mean(0)
-    torch.testing.assert_close(expected_poisson(counts, mean, torch.full((3,), variance, dtype=F64)), slow, atol=2e-2, rtol=0)
+    torch.testing.assert_close(
+        expected_poisson(counts, mean, torch.full((3,), variance, dtype=F64)), slow, atol=2e-2, rtol=0
+    )
     noise = torch.tensor(0.7, dtype=F64)
     slow = Normal(log_rate, noise.sqrt()).log_prob(counts).mean(0)
     found = expected_gaussian(counts, mean, torch.full((3,), variance, dtype=F64), noise.log())
@@ -126,7 +128,9 @@ def test_blocks_reach_only_their_own_decoders(data) -> None:
     for latent, (neural, behavior) in enumerate([(True, False), (True, True), (True, True), (False, True)]):
         moved = z.clone()
         moved[..., latent] = 1.0
-        rates = network.neural_decoder(moved[..., network.of_neurons]) - network.neural_decoder(z[..., network.of_neurons])
+        rates = network.neural_decoder(moved[..., network.of_neurons]) - network.neural_decoder(
+            z[..., network.of_neurons]
+        )
         assert bool(rates.abs().max() > 1e-6) == neural
         assert bool((network.decode_behavior(moved) - network.decode_behavior(z)).abs().max() > 1e-6) == behavior
 

@@ -40,7 +40,8 @@ CARD = Card(
         "identity, before a fixed projection: the same functions, and the control arms have as many weights.",
         "The neural encoder sees square roots of counts; behaviour is centred and scaled by one number for images, per "
         "variable otherwise; the variance of behaviour is learnt on a log scale and in these units.",
-        "Predictions put posterior means through the decoders.",
+        "Reconstructions put posterior means through the decoders; behaviour of spikes alone is the average over draws "
+        "of the latents.",
         "fusion='poe' (product of the two experts), p_alone (trials of training whose shared latents come from one "
         "recording alone) and warmup (first epochs with shared latents from neurons alone) are additions, off by "
         "default, as are trials of unequal length, which end early on the circle of the longest.",

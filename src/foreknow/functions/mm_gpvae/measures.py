@@ -48,9 +48,7 @@ def bits_per_spike(spikes: Any, rates: Any, mean_rates: ArrayLike) -> float:
     return float(gain / n / math.log(2)) if n else 0.0
 
 
-def linear_r2(
-    train: tuple[ArrayLike, ArrayLike], test: tuple[ArrayLike, ArrayLike]
-) -> float:
+def linear_r2(train: tuple[ArrayLike, ArrayLike], test: tuple[ArrayLike, ArrayLike]) -> float:
     """R^2 on test bins of a true latent, by the line fitted on training bins to found latents.
 
     Args:
@@ -60,7 +58,8 @@ def linear_r2(
     from sklearn.linear_model import LinearRegression
 
     (x, y), (x_new, y_new) = (
-        (np.asarray(found, dtype=np.float64).reshape(-1, np.shape(found)[-1]), np.ravel(truth)) for found, truth in (train, test)
+        (np.asarray(found, dtype=np.float64).reshape(-1, np.shape(found)[-1]), np.ravel(truth))
+        for found, truth in (train, test)
     )
     return float(LinearRegression().fit(x, y).score(x_new, y_new))
 

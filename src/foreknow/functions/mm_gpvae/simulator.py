@@ -49,6 +49,7 @@ class RotatingDigits(Prior):
         variances: of the three processes: neural only, shared, behaviour only.
         degrees: rotation at a shared latent of 1.
         smooth: False makes the bins of every process independent.
+        offset: added to all log rates; below 0 spikes are few.
         part: of the written digits, one of `PARTS`.
         population: number of the population of neurons; its loadings and offsets are the same in every draw.
     """
@@ -61,6 +62,7 @@ class RotatingDigits(Prior):
     variances: tuple[float, float, float] = (0.3, 0.5, 0.8)
     degrees: float = 120.0
     smooth: bool = True
+    offset: float = 0.0
     part: str = "all"
     population: int = 0
 
@@ -73,6 +75,7 @@ class RotatingDigits(Prior):
         check_int(owner, "population", self.population, low=0)
         check_real(owner, "lengthscale", self.lengthscale, low=0.0, open_low=True)
         check_real(owner, "degrees", self.degrees, low=0.0)
+        check_real(owner, "offset", self.offset, high=10.0)
         check_bool(owner, "smooth", self.smooth)
         check_option(owner, "part", self.part, PARTS)
         if not isinstance(self.variances, Sequence) or len(self.variances) != 3:
@@ -84,7 +87,8 @@ class RotatingDigits(Prior):
         """Loadings (n_neurons, 2) and offsets (n_neurons,) of the population, in float64."""
         generator = torch_stream(self.population, "mm-gpvae", "neurons")
         loadings = 1.5 * (2 * torch.rand(self.n_neurons, 2, generator=generator, dtype=torch.float64) - 1)
-        return loadings, 0.5 * (2 * torch.rand(self.n_neurons, generator=generator, dtype=torch.float64) - 1)
+        offsets = 0.5 * (2 * torch.rand(self.n_neurons, generator=generator, dtype=torch.float64) - 1)
+        return loadings, offsets + self.offset
 
     def sample(
         self,
@@ -198,7 +202,7 @@ def rotating_digits(
         random_state: of the neurons, latents, counts and digits.
         settings: of `RotatingDigits`.
     """
-    known = ("n_bins", "n_neurons", "size", "digit", "lengthscale", "variances", "degrees", "smooth")
+    known = ("n_bins", "n_neurons", "size", "digit", "lengthscale", "variances", "degrees", "smooth", "offset")
     from foreknow.common.validate import check_known
 
     check_known("rotating_digits", settings, known)

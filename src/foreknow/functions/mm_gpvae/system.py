@@ -36,6 +36,7 @@ MODALITIES = ("behavior", "both", "neural")
 LIKELIHOODS = ("gaussian", "poisson")
 BLOCKS = ("neural", "shared", "behavior")
 _CHUNK = 32
+_DRAWS = 32
 _LARGEST = 1e12
 
 
@@ -166,13 +167,17 @@ class MMGPVAE(System):
         return self.reconstruct(spikes)["behavior"]
 
     def reconstruct(self, spikes: Any = None, behavior: Any = None) -> dict[str, Any]:
-        """Rates ("neural") and behaviour ("behavior") of whatever recordings are given, as far as it was fitted to."""
+        """Rates ("neural") and behaviour ("behavior") of whatever recordings are given, as far as it was fitted to.
+
+        Behaviour of spikes alone is averaged over draws of all latents, since it depends on ones that spikes say nothing
+        of; where behaviour is given, posterior means are decoded.
+        """
         trials, posterior = self._posterior(*self._read_both(spikes, behavior))
         found = {}
         if self.modality != "behavior":
             found["neural"] = trials.as_given(self._rates(posterior))
         if self.modality != "neural":
-            found["behavior"] = trials.as_given(self._behavior(posterior))
+            found["behavior"] = trials.as_given(self._behavior(posterior, averaged=behavior is None))
         return found
 
     @property
@@ -371,7 +376,7 @@ class MMGPVAE(System):
             raise CapabilityError(f"{_OWNER}: one recording was learnt from, so there is none to predict.",
                                   hint="Use transform, latents or reconstruct.")  # fmt: skip
         trials, posterior = self._posterior(X, None)
-        return _as_one(trials.as_given(self._behavior(posterior)))
+        return _as_one(trials.as_given(self._behavior(posterior, averaged=True)))
 
     def _state(self) -> State:
         tensors: dict[str, Tensor] = dict(self.network_.state_dict())
@@ -436,9 +441,9 @@ class MMGPVAE(System):
 
     @classmethod
     def priced_as(cls, task: str) -> System:
-        from foreknow.functions.mm_gpvae.proof import SMALL
+        from foreknow.functions.mm_gpvae.proof import P_ALONE, SMALL
 
-        return cls(**SMALL)
+        return cls(**SMALL, p_alone=P_ALONE)
 
     @classmethod
     def priced_on(cls, task: str) -> Mapping[str, Any]:
@@ -558,11 +563,18 @@ class MMGPVAE(System):
                 return np.asarray((mean + 0.5 * variance).clamp(max=25.0).exp().cpu().numpy(), dtype=np.float64)
         return self.neural_units_.back(mean.cpu().numpy().astype(np.float64))
 
-    def _behavior(self, posterior: Posterior) -> NDArray[np.float64]:
-        parts = []
+    def _behavior(self, posterior: Posterior, *, averaged: bool) -> NDArray[np.float64]:
+        """Behaviour in the user's units; the draws of an average are the same for every trial."""
+        network, parts = self.network_, []
+        shape = (_DRAWS if averaged else 1, *posterior.mean.shape[1:])
+        noise = torch.randn(shape, generator=self._stream("behaviour")).to(self.device_) if averaged else None
         with torch.no_grad():
-            for mean in posterior.mean.split(_CHUNK):
-                parts.append(self.network_.decode_behavior(self.network_.at_bins(mean)).cpu().numpy())
+            for mean, log_sd in zip(posterior.mean.split(_CHUNK), posterior.log_sd.split(_CHUNK), strict=True):
+                total: Any = 0.0
+                for draw in [None] if noise is None else noise:
+                    w = mean if draw is None else mean + log_sd.exp() * draw
+                    total = total + network.decode_behavior(network.at_bins(w))
+                parts.append((total / shape[0]).cpu().numpy())
         found = self.behavior_units_.back(np.concatenate(parts).astype(np.float64))
         return found.reshape(*found.shape[:2], *self.behavior_shape_)
 

@@ -98,7 +98,7 @@ def fit_network(
     assert seen is not None
     groups = {name: parameters for name, parameters in network.groups().items() if parameters}
     parameters = [p for group in groups.values() for p in group]
-    optimisers = [torch.optim.Adam(group, lr=fitting.rates[name]) for name, group in groups.items()]
+    optimisers = [torch.optim.Adam(group, lr=fitting.rates[name], fused=True) for name, group in groups.items()]
     draws = torch_stream(seed, "draws", device=device)
     bounds, kls, lengthscales = [], [], []
     n_steps = bad = 0
