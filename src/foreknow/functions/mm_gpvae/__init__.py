@@ -1,0 +1,1 @@
+"""Two recordings, one of neurons and one of behaviour, explained by smooth latents that they share or have alone."""
