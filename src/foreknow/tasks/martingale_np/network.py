@@ -60,6 +60,7 @@ class NPSettings:
         batch_size: tasks a step.
         n_steps: optimiser steps.
         lr: peak learning rate.
+        optimizer: "adam" (published), "adamw" or "muon".
         warmup: share of the steps in which the rate rises.
     """
 
@@ -81,6 +82,7 @@ class NPSettings:
     batch_size: int = 256
     n_steps: int = 100_000
     lr: float = 5e-4
+    optimizer: str = "adam"
     warmup: float = 0.0
 
     def __post_init__(self) -> None:

@@ -16,10 +16,11 @@ from foreknow.tasks.martingale_np.training import from_checkpoint, pretrain_netw
 from foreknow.trained import shipped, weights_path
 
 _SMALL = NPSettings(
-    width=64, encoder_depth=3, decoder_depth=3, n_pseudo=10, n_samples=4, batch_size=16, n_steps=4000, lr=1e-3
-)
+    width=64, encoder_depth=3, decoder_depth=2, n_pseudo=10, n_samples=4, weight_pseudo=0.1, batch_size=16,
+    n_steps=1500, lr=1e-2, optimizer="muon", warmup=0.05,
+)  # fmt: skip
 _PRESETS = {
-    "quick": replace(_SMALL, width=32, n_heads=4, n_samples=3, batch_size=8, n_steps=60),
+    "quick": replace(_SMALL, width=32, n_heads=4, n_samples=3, batch_size=8, n_steps=20),
     "small": _SMALL,
     # 1000 epochs of 100 steps, 256 tasks each.
     "paper": NPSettings(),
@@ -39,9 +40,9 @@ class Shipped:
     settings: NPSettings
 
 
-_PLAIN = replace(_SMALL, width=128, min_context=0, batch_size=16, n_steps=12_000)
-_ATTENTIVE = replace(_SMALL, min_context=0, batch_size=16, n_steps=8_000, attentive=True)
-_DIGITS = replace(_SMALL, min_context=0, batch_size=16, n_steps=8_000, n_points=64)
+_PLAIN = replace(_SMALL, min_context=0, n_steps=6000)
+_ATTENTIVE = replace(_SMALL, min_context=0, n_steps=4000, n_samples=3, attentive=True)
+_DIGITS = replace(_SMALL, min_context=0, n_steps=4000, n_points=64)
 NETWORKS = {
     "martingale-np": Shipped(MartingalePrior(), _PLAIN),
     "martingale-np-off": Shipped(MartingalePrior(rule="none"), _PLAIN),

@@ -162,7 +162,7 @@ def pretrain_network(
         n_steps=None if minutes else settings.n_steps,
         minutes=minutes,
         lr=settings.lr,
-        optimizer="adam",
+        optimizer=settings.optimizer,
         warmup_fraction=settings.warmup,
         clip_norm=10.0,
         seed=seed,
