@@ -69,6 +69,7 @@ class Size:
     attentive_seeds: int
     digit_seeds: int
     keep: bool
+    draws: int = DRAWS
 
 
 def sizes_of(preset: str) -> Size:
@@ -76,7 +77,7 @@ def sizes_of(preset: str) -> Size:
     base = preset_settings(preset)
     if preset == "quick":
         few = replace(base, n_steps=6)
-        return Size(few, replace(few, attentive=True), replace(few, n_points=64), few, 8, 1, 1, False)
+        return Size(few, replace(few, attentive=True), replace(few, n_points=64), few, 6, 1, 1, False, 4)
     if preset == "small":
         attentive = replace(base, attentive=True, n_steps=500, n_samples=3)
         return Size(
@@ -113,7 +114,7 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
             claims += more_claims
             arms += more_arms
     notes = [
-        f"Every arm with randomness uses {DRAWS} draws; likelihoods are of target rows only, in nats a row.",
+        f"Every arm with randomness uses {size.draws} draws; likelihoods are of target rows only, in nats a row.",
         "The standard deviation of a network is at least 0.1, which caps its likelihood at 1.38 nat a row.",
         "Equal steps and tasks for all arms of a part; a step of MPNP costs several times one of CNP (see seconds).",
     ]
@@ -127,7 +128,7 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
         seconds=watch.seconds + earlier,
         settings={
             "preset": preset, "seeds": seeds, "n_tasks": size.n_tasks, "n_query": N_QUERY, "sizes": list(SIZES),
-            "network": to_json(size.settings), "attentive": to_json(size.attentive), "draws": DRAWS,
+            "network": to_json(size.settings), "attentive": to_json(size.attentive), "draws": size.draws,
         },
         notes=tuple(notes),
     )  # fmt: skip
@@ -240,7 +241,7 @@ def _functions(
         ceiling = None if kind == "t-noise" else np.concatenate([_exact(GPTasks.named(kind), batch) for batch in tests])
         for arm in (*ARMS, *ATTENTIVE):
             own = [networks[arm, seed] for seed in range(seeds) if (arm, seed) in networks]
-            by_seed = [Scores.joined([score(network, batch) for batch in tests]) for network in own]
+            by_seed = [Scores.joined([score(network, batch, draws=size.draws) for batch in tests]) for network in own]
             mean = found[kind, arm] = _mean_of(by_seed)
             low, high = _interval(mean.marginal)
             arms.append(
@@ -316,20 +317,22 @@ def _generator(
     for seed, network in enumerate(own):
         spreads = []
         for n, batch in tests.items():
-            found = score(network, batch)
+            found = score(network, batch, draws=size.draws)
             spreads.append(float(found.spread.mean()))
             shares.append(float((found.spread / found.sd).mean()))
-            gap = martingale_gap(network, batch)
+            gap = martingale_gap(network, batch, draws=size.draws)
             gaps[n].append((float(gap.mean.mean()), float(gap.variation.mean()), float(gap.sd_ratio.mean())))
         slopes.append(slope(np.array(SIZES, dtype=np.float64), np.array(spreads)))
         arms.append(
             {"part": "G", "arm": "MPNP", "seed": seed, "spread_by_context": dict(zip(map(str, SIZES), spreads)),
              "slope": slopes[-1]}
         )  # fmt: skip
-    pairs = [(float(score(own[0], b).spread.mean()), float(score(without, b).spread.mean())) for b in tests.values()]
+    pairs = [
+        tuple(float(score(one, b, draws=size.draws).spread.mean()) for one in (own[0], without)) for b in tests.values()
+    ]
     lowered = float(np.mean([b for _, b in pairs]) / max(np.mean([a for a, _ in pairs]), 1e-12))
     for arm in ("MPNP", "MPNP without the pseudo term", "MPNP, pseudo term at weight 1"):
-        each = [score(networks[arm, 0], batch) for batch in tests.values()]
+        each = [score(networks[arm, 0], batch, draws=size.draws) for batch in tests.values()]
         arms.append(
             {
                 "part": "G", "arm": arm, "seed": 0, "what": "weight of the pseudo term",
@@ -372,7 +375,7 @@ def _digits(
     arms: list[dict[str, Any]] = []
     for arm in ("MPNP, digits", "CNP, digits"):
         own = [networks[arm, seed] for seed in range(seeds) if (arm, seed) in networks]
-        by_seed = [Scores.joined([score(network, batch) for batch in tests]) for network in own]
+        by_seed = [Scores.joined([score(network, batch, draws=size.draws) for batch in tests]) for network in own]
         mean = found[arm] = _mean_of(by_seed)
         arms.append(
             {
@@ -416,6 +419,7 @@ def _years(
     months = (np.arange(1.0, 13) - x_all.mean()) / x_all.std()
     rng = numpy_stream(0, "martingale-np", "years")
     repeats = 2 if size.n_tasks < 100 else 10
+    fitted_every = 8 * repeats if size.n_tasks < 100 else repeats  # rows of a plain method that is fitted to each
     found: dict[str, list[Array]] = {"MPNP, years": [], "CNP, years": []}
     plain: dict[str, list[float]] = {"climatology": [], "GP at maximum likelihood": []}
     for n in _KNOWN_MONTHS:
@@ -424,12 +428,12 @@ def _years(
         x, y = torch.as_tensor(months[order]).float()[..., None], torch.as_tensor((values - shift) / scale).float()
         batch = Batch(x[:, :n], y[:, :n], x[:, n:], y[:, n:])
         for arm in found:
-            each = [score(networks[arm, seed], batch).marginal for seed in range(seeds)]
+            each = [score(networks[arm, seed], batch, draws=size.draws).marginal for seed in range(seeds)]
             found[arm].append(np.mean(each, axis=0) - math.log(scale))
         mean, sd = train.mean(axis=0)[order], train.std(axis=0, ddof=1)[order]
         z = (values - mean) / sd
         plain["climatology"] += list((-0.5 * z**2 - np.log(sd) - 0.5 * math.log(2 * math.pi))[:, n:].mean(axis=1))
-        for row in range(0, len(order), repeats):
+        for row in range(0, len(order), fitted_every):
             known, asked = order[row][:n], order[row][n:]
             model = PlainGP().fit(known[:, None] + 1.0, values[row][:n])
             dist = model.predict_dist(asked[:, None] + 1.0)

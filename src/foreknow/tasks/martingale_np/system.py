@@ -294,6 +294,48 @@ class MartingaleNP(System):
         ]
 
     @classmethod
+    def priced_on(cls, task: str) -> Mapping[str, Any]:
+        """Years of sea temperatures, one a seed; the size is the number of months that are known."""
+        from foreknow.common.deps import available
+        from foreknow.tasks.martingale_np.real import YearSource
+
+        return {"sea temperatures": YearSource()} if task == "regression" and available("statsmodels") else {}
+
+    def plain_baselines(self) -> Mapping[str, Callable[[int], Any]]:
+        from foreknow.tasks.martingale_np.real import PlainGP, PlainMean
+
+        return {"Gaussian process": PlainGP, "mean": lambda seed: PlainMean()}
+
+    def losses(self, model: Any, test: Sample) -> Mapping[str, float]:
+        """Negative log density a row in nats (marginal), and the root mean square error."""
+        values = torch.as_tensor(np.asarray(test.y, dtype=np.float64))
+        dist: Predictive = model.predict_dist(test.X)
+        return {
+            "negative log density": float(-dist.log_prob(values).double().mean()),
+            "root mean square error": float((dist.mean() - values).square().mean().sqrt()),
+        }
+
+    @classmethod
+    def read_files(cls, paths: Sequence[Path], options: Mapping[str, str]) -> Sample:
+        from foreknow.tasks.martingale_np.files import read_training
+
+        return read_training(paths, options)
+
+    def apply_files(
+        self, inputs: Sequence[str], out: Path, options: Mapping[str, str], progress: ProgressCallback | None = None
+    ) -> Applied:
+        from foreknow.tasks.martingale_np.files import apply
+
+        return apply(self, inputs, out, options, progress)
+
+    def pictures(self) -> Mapping[str, Picture]:
+        """From prior to posterior: functions before and after the rows that `fit` took."""
+        from foreknow.tasks.martingale_np.looking import pictures
+
+        self._check_fitted()
+        return pictures(self)
+
+    @classmethod
     def prove(cls, *, preset: str = "small", seeds: int = 3, progress: ProgressCallback | None = None) -> Evidence:
         """The small proof: functions, digits, a real table."""
         from foreknow.tasks.martingale_np.proof import prove
@@ -443,6 +485,3 @@ class MartingaleNP(System):
         return FunctionPosterior(
             network, context, scaling, n_samples=self.n_samples, n_pseudo=self.n_pseudo, seed=seed, source=source
         )
-
-
-_ = (Callable, Mapping, Sequence, Picture, Sample, Applied)
