@@ -59,6 +59,18 @@ def test_too_few_rows_are_not_standardised(trained):
     assert plain.scaling.y_scale == 1.0 and (plain.scaling.x_scale == 1).all()
 
 
+def test_the_range_of_the_inputs_may_be_told(trained):
+    given = tiny(x_range=(0.0, 20.0)).pretrain()
+    scaling = given.condition(X[:2], Y[:2]).scaling
+    low, high = (float(end[0]) for end in (given.network_.x_low, given.network_.x_high))
+    assert scaling.x(np.array([[0.0], [20.0]]))[:, 0] == pytest.approx(
+        [(low + high) / 2 - (high - low) / 4, (low + high) / 2 + (high - low) / 4]
+    )
+    assert scaling.y_scale == 1.0
+    with pytest.raises(ConfigError, match="x_range"):
+        tiny(x_range=(2.0, 1.0)).fit(X, Y)
+
+
 def test_no_context_is_the_prior(trained):
     posterior = trained.condition(np.empty((0, 1)), np.empty(0))
     assert posterior.sample(np.array([[0.0], [1.0]]), 5).shape == (5, 2)
@@ -302,7 +314,10 @@ def test_years_are_priced():
     with pytest.raises(InputError):
         YearSource().split(2, 0)
     system = tiny()
-    for make in (lambda: tiny(), *(lambda make=make: make(0) for make in system.plain_baselines().values())):
+    for make in (
+        lambda: tiny(x_range=(1.0, 12.0)),
+        *(lambda make=make: make(0) for make in system.plain_baselines().values()),
+    ):
         model = make()
         model.fit(small.train.X, small.train.y)
         losses = system.losses(model, small.test)

@@ -233,7 +233,7 @@ def _complete(
             hint="Give --with mask=FILE (white where known), or --with keep=0.3 to hide the rest of a whole image.",
         )
     share = _share(owner, options["keep"]) if "keep" in options else 0.0
-    seed = int(options["seed"]) if options.get("seed", "0").isdigit() else 0
+    seed = _whole(owner, options.get("seed", "0"))
     reporter = Reporter(progress, len(files))
     grid: list[list[Any]] = []
     rows: list[list[Any]] = []
@@ -261,6 +261,12 @@ def _complete(
     return Applied(
         {"n_images": len(files), "files": [str(path) for path in written]}, (head, rows), pictures, tuple(written)
     )
+
+
+def _whole(owner: str, text: str) -> int:
+    if not text.isdigit():
+        raise ConfigError(f"{owner}: seed must be a whole number from 0, got {text!r}.")
+    return int(text)
 
 
 def _share(owner: str, text: str) -> float:

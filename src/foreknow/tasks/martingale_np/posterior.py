@@ -49,22 +49,29 @@ class Scaling:
         return cls(np.zeros(d), np.ones(d))
 
     @classmethod
-    def of_context(cls, network: ConditionalNP, X: Floats, y: Floats) -> Scaling:
-        """From three rows on: inputs to the middle half of the training range, targets to the training scale.
+    def of_context(
+        cls, network: ConditionalNP, X: Floats, y: Floats, x_range: tuple[float, float] | None = None
+    ) -> Scaling:
+        """Inputs to the middle half of the training range, and targets to the training scale.
 
-        With fewer rows nothing is known of their spread, and the training units are taken to be theirs.
+        Where `x_range` says between which values the inputs lie, it is used, else the range of the context. From three
+        rows on the context's own spread is trusted; with fewer the training units are taken to be the user's.
         """
-        if len(X) < LEAST_TO_STANDARDISE:
-            return cls.none(X.shape[1])
-        low, high = (end.double().cpu().numpy() for end in (network.x_low, network.x_high))
-        least, width = X.min(axis=0), np.ptp(X, axis=0)
-        flat = width <= 1e-12 * np.abs(least)
-        scale = np.where(flat, 1.0, 2 * width / np.where(high > low, high - low, 1.0))
-        scale = np.where(scale > 0, scale, 1.0)
-        shift = least + 0.5 * np.where(flat, 0.0, width) - scale * 0.5 * (low + high)
+        d, enough = X.shape[1], len(X) >= LEAST_TO_STANDARDISE
+        x_shift, x_scale = np.zeros(d), np.ones(d)
+        if enough or x_range is not None:
+            low, high = (end.double().cpu().numpy() for end in (network.x_low, network.x_high))
+            least = X.min(axis=0) if x_range is None else np.full(d, float(x_range[0]))
+            width = np.ptp(X, axis=0) if x_range is None else np.full(d, float(x_range[1] - x_range[0]))
+            flat = width <= 1e-12 * np.abs(least)
+            scale = np.where(flat, 1.0, 2 * width / np.where(high > low, high - low, 1.0))
+            x_scale = np.where(scale > 0, scale, 1.0)
+            x_shift = least + 0.5 * np.where(flat, 0.0, width) - x_scale * 0.5 * (low + high)
+        if not enough:
+            return cls(x_shift, x_scale)
         spread, mean = float(y.std()), float(y.mean())
         own = spread / float(network.y_scale) if spread > 1e-12 * abs(mean) else 1.0
-        return cls(shift, scale, mean - own * float(network.y_shift), own)
+        return cls(x_shift, x_scale, mean - own * float(network.y_shift), own)
 
     @classmethod
     def of_collection(cls, X: Floats, y: Floats) -> Scaling:

@@ -42,7 +42,7 @@ def year_rows(years: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
 
 
 class YearSource:
-    """Years as data for `price`: a seed is a year, the size how many of its months are known."""
+    """Years as data for `price`: a seed is a year, the size how many of its months are known, first and last always."""
 
     task, unit, n_min = "regression", "months", 3
     name = "sea temperatures by month"
@@ -52,13 +52,13 @@ class YearSource:
         self.content_hash = hash_bytes(self.name.encode(), sea_temperatures().tobytes())
 
     def split(self, size: int, seed: int, following: int = 0) -> Split:
-        """`size` random months of this seed's year, and four others to be measured on."""
+        """January, December and random months of this seed's year, and four others to be measured on."""
         if not self.n_min <= size <= self.n_max:
             raise InputError(f"{self.name}: the size must be in {self.n_min}..{self.n_max} months, got {size}.")
         years = sea_temperatures()
         rng = numpy_stream(seed, "martingale-np", "months")
-        values, order = years[int(rng.integers(len(years)))], rng.permutation(12)
-        train, test = order[_TEST_MONTHS : _TEST_MONTHS + size], order[:_TEST_MONTHS]
+        values, order = years[int(rng.integers(len(years)))], rng.permutation(np.arange(1, 11))
+        train, test = np.array([0, 11, *order[_TEST_MONTHS : _TEST_MONTHS + size - 2]]), order[:_TEST_MONTHS]
         months = np.arange(1.0, 13)[:, None]
         return Split(Sample(months[train], values[train]), Sample(months[test], values[test]))
 

@@ -29,7 +29,7 @@ from foreknow.tasks.martingale_np.card import CARD
 from foreknow.tasks.martingale_np.network import ConditionalNP, NPSettings, make_network
 from foreknow.tasks.martingale_np.posterior import FunctionPosterior, Scaling
 from foreknow.tasks.martingale_np.presets import preset_settings, read_network, shipped_name, shipped_network
-from foreknow.tasks.martingale_np.tasks import MartingalePrior
+from foreknow.tasks.martingale_np.tasks import MartingalePrior, check_range
 from foreknow.tasks.martingale_np.training import (
     Collection,
     as_tensor,
@@ -62,6 +62,8 @@ class MartingaleNP(System):
         preset: sizes and budget of "fit": "quick", "small" or "paper".
         settings: an `NPSettings` that replaces the preset's.
         standardize: bring the rows of a context to the network's scale; needs three rows or more.
+        x_range: between which values the inputs lie, in your units, the same for all columns; None takes the range of
+            the context, beyond which the network is soon far from its training. Not used with a collection of tasks.
         random_state: seed of training and of the draws.
         device: where to compute.
 
@@ -90,6 +92,7 @@ class MartingaleNP(System):
         preset: str = "small",
         settings: NPSettings | None = None,
         standardize: bool = True,
+        x_range: tuple[float, float] | None = None,
         random_state: int | None = None,
         device: str = "auto",
     ) -> None:
@@ -101,6 +104,7 @@ class MartingaleNP(System):
         self.preset = preset
         self.settings = settings
         self.standardize = standardize
+        self.x_range = x_range
         self.random_state = random_state
         self.device = device
 
@@ -202,6 +206,8 @@ class MartingaleNP(System):
             check_int(owner, "n_pseudo", self.n_pseudo, low=0)
         if not isinstance(self.weights, str):
             raise ConfigError(f"{owner}: weights must be 'auto', 'shipped', 'fit' or a path, got {self.weights!r}.")
+        if self.x_range is not None:
+            check_range(owner, "x_range", self.x_range, positive=False)
         if self.settings is not None and not isinstance(self.settings, NPSettings):
             raise ConfigError(f"{owner}: settings must be an NPSettings, got {type(self.settings).__name__}.")
 
@@ -464,7 +470,7 @@ class MartingaleNP(System):
         if scaling is None:
             own = isinstance(source, MartingalePrior) and source.own_units
             plain = own or not self.standardize
-            scaling = Scaling.none(X.shape[1]) if plain else Scaling.of_context(network, X, y)
+            scaling = Scaling.none(X.shape[1]) if plain else Scaling.of_context(network, X, y, self.x_range)
         context = as_tensor(scaling.x(X), network), as_tensor(scaling.y(y), network)
         seed = seed_of(0 if self.random_state is None else self.random_state, "MartingaleNP", "draws")
         return self._conditioned(network, source, context, scaling, seed)
