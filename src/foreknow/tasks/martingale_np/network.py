@@ -306,7 +306,7 @@ class ConditionalNP(nn.Module):
         """Predictions of every draw that `rows` holds, at the query rows."""
         x_part, queries = self.ask(query_x)
         hidden = self.hidden(rows, queries)
-        return self.decode(x_part, hidden.unflatten(0, (len(query_x), -1)))
+        return self.decode(x_part, hidden.reshape(len(query_x), -1, *hidden.shape[1:]))
 
     def forward(
         self,
@@ -390,7 +390,8 @@ class MartingaleNetwork(ConditionalNP):
             return self.encode(data[..., :-1], data[..., -1])
         if context.keys is None:
             return Rows(made)
-        return Rows(*made.split(self.settings.width, dim=-1))
+        width = self.settings.width
+        return Rows(made[..., :width], made[..., width:])
 
     def thetas(
         self,
@@ -417,7 +418,7 @@ class MartingaleNetwork(ConditionalNP):
         pseudo = self.pseudo(source, noise)
         x_part, queries = self.ask(x)
         hidden = [self.hidden(each, queries) for each in (rows.repeated(k).with_rows(pseudo), pseudo, rows)]
-        split = [part.unflatten(0, (len(y), -1)) for part in hidden]
+        split = [part.reshape(len(y), -1, *part.shape[1:]) for part in hidden]
         each = self.decode(x_part, torch.cat(split, dim=1)).log_prob(y).sum(dim=-1)  # b 2k+1
         return {
             "marginal": (torch.logsumexp(each[:, :k], dim=1) - math.log(k)).mean() / n,

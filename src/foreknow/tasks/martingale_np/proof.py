@@ -322,10 +322,11 @@ def _generator(
             {"part": "G", "arm": "MPNP", "seed": seed, "spread_by_context": dict(zip(map(str, SIZES), spreads)),
              "slope": slopes[-1]}
         )  # fmt: skip
-    pairs = [
-        tuple(float(score(one, b, draws=size.draws).spread.mean()) for one in (own[0], without)) for b in tests.values()
+    both = [
+        np.mean([score(one, batch, draws=size.draws).spread.mean() for batch in tests.values()])
+        for one in (own[0], without)
     ]
-    lowered = float(np.mean([b for _, b in pairs]) / max(np.mean([a for a, _ in pairs]), 1e-12))
+    lowered = float(both[1] / max(float(both[0]), 1e-12))
     for arm in ("MPNP", "MPNP without the pseudo term"):
         each = [score(networks[arm, 0], batch, draws=size.draws) for batch in tests.values()]
         arms.append(
@@ -434,9 +435,10 @@ def _years(
             dist = model.predict_dist(asked[:, None] + 1.0)
             plain["GP at maximum likelihood"].append(float(dist.log_prob(torch.as_tensor(values[row][n:])).mean()))
     joined = {arm: np.concatenate(parts) for arm, parts in found.items()}
+    every = joined | {arm: np.array(values) for arm, values in plain.items()}
     arms: list[dict[str, Any]] = [
-        {"part": "Y", "arm": arm, "log_likelihood_marginal": float(np.mean(values)), "tasks": len(values)}
-        for arm, values in [*joined.items(), *plain.items()]
+        {"part": "Y", "arm": arm, "log_likelihood_marginal": float(values.mean()), "tasks": len(values)}
+        for arm, values in every.items()
     ]
     by_year = (joined["MPNP, years"] - joined["CNP, years"]).reshape(len(_KNOWN_MONTHS), len(test), repeats)
     climatology = (joined["MPNP, years"] - np.array(plain["climatology"])).reshape(by_year.shape)

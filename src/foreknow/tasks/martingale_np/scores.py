@@ -90,7 +90,8 @@ def _scores(found: Normals, alone: Normals, target: Tensor) -> Scores:
 def mixture_cdf(normals: Normals, y: Tensor) -> Tensor:
     """P(Y <= y) under the equal mixture over draws, shape (b, m)."""
     z = (y[:, None] - normals.mean) / normals.sd
-    return torch.special.ndtr(z).mean(dim=1)
+    found: Tensor = torch.special.ndtr(z).mean(dim=1)
+    return found
 
 
 @dataclass(frozen=True)

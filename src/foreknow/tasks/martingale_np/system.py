@@ -80,6 +80,10 @@ class MartingaleNP(System):
 
     tags = Tags(tolerance=1e-3)
     fit_inputs = ("tasks",)
+    _source: MartingalePrior | Collection | None
+    _scaling: Scaling | None
+    _trained_for: tuple[object, ...] | None
+    _from_collection: bool
 
     def __init__(
         self,

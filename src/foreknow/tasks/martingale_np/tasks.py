@@ -102,7 +102,8 @@ class GPTasks(Simulator):
             corr = torch.exp(-2 * (distance.sin() / length[..., None, None]).square())
         else:
             corr = correlation(self.kernel, a, b, length[..., None])
-        return amplitude.square()[..., None, None] * corr
+        found: Tensor = amplitude.square()[..., None, None] * corr
+        return found
 
     def exact(self, batch: Batch) -> Gaussian:
         """The posterior predictive of every query's y, the hyper-parameters of each task being known (from `info`).
@@ -294,7 +295,8 @@ class DigitTasks(Simulator):
         """All images of this part, shape (n, side, side)."""
         images = _digits(self.source)
         held_out = np.arange(len(images)) % 5 == 4
-        return images[held_out if self.part == "test" else ~held_out]
+        own: NDArray[np.float32] = images[held_out if self.part == "test" else ~held_out]
+        return own
 
     def _draw(
         self, n_tasks: int, n_rows: int, *, generator: Generator, device: torch.device, dtype: torch.dtype
