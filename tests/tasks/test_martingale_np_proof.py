@@ -10,7 +10,9 @@ from scipy import stats
 from foreknow.common.rng import seeded_init, torch_stream
 from foreknow.tasks import GPTasks, MartingaleNP, NPSettings
 from foreknow.tasks.martingale_np.network import Normals, make_network
+from foreknow.tasks.martingale_np.presets import NETWORKS, shipped_network
 from foreknow.tasks.martingale_np.scores import martingale_gap, mixture_cdf, score, slope
+from foreknow.trained import shipped
 
 TINY = NPSettings(width=16, encoder_depth=2, decoder_depth=2, n_heads=2, n_pseudo=4, n_samples=3)
 
@@ -86,3 +88,22 @@ def test_the_quick_proof_runs_and_says_what_it_measured():
     parts = {claim.name[0] for claim in found.claims}
     assert {"F", "G", "D"} <= parts
     assert all(math.isfinite(claim.measured) for claim in found.claims)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in NETWORKS if name in shipped()))
+def test_networks_that_ship_know_their_functions(name):
+    """Half precision and all: near its training likelihood on tasks it never saw, and surer with more context."""
+    network, prior = shipped_network(name)
+    assert prior == NETWORKS[name].prior and network.rule == prior.rule
+    n_query = 10
+    few, many = (
+        score(network, prior.sample(60, n_context=n, n_query=n_query, generator=torch_stream(9, "ship", str(n))))
+        for n in (5, 30)
+    )
+    assert many.marginal.mean() > few.marginal.mean() + 0.2
+    assert 0.8 < many.covered.mean() < 0.99
+    assert many.sd.mean() < few.sd.mean()
+    if prior.rule != "none":
+        assert few.spread.mean() > 0.001
+    if prior.rule == "martingale":
+        assert many.spread.mean() < few.spread.mean()

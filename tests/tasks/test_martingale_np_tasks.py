@@ -113,6 +113,13 @@ def test_populations_are_rows_of_time_and_species():
         LotkaVolterraTasks(rates=(1.0, 2.0))
 
 
+def test_runs_may_be_kept():
+    tasks = LotkaVolterraTasks(horizon=1.0, n_times=5, n_kept=3)
+    batch = tasks.sample(200, n_context=30, n_query=30, generator=torch_stream(0, "tests"))
+    start = torch.cat([batch.context_x, batch.query_x], dim=1)[..., 0] == -2  # the first numbers tell runs apart
+    assert len(set(torch.cat([batch.context_y, batch.query_y], dim=1)[start].tolist())) <= 6
+
+
 def test_a_digit_is_its_pixels_and_parts_share_no_image():
     train, test = DigitTasks(), DigitTasks(part="test")
     assert len(train.images()) + len(test.images()) == 1797

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from foreknow.common.errors import ConfigError
+from foreknow.common.rng import torch_stream
 from foreknow.common.validate import check_int, check_option, check_real
 from foreknow.core.batch import Batch
 from foreknow.core.predictive import Gaussian
@@ -164,12 +165,15 @@ class LotkaVolterraTasks(Simulator):
         spread: relative half-width of the uniform distribution of every rate.
         horizon: last time simulated.
         n_times: times at which a run is recorded.
+        n_kept: simulate so many runs once and draw tasks from them, which training wants (else a batch takes a second
+            or more); 0 simulates every task afresh.
     """
 
     rates: tuple[float, float, float, float] = (0.01, 0.5, 1.0, 0.01)
     spread: float = 0.2
     horizon: float = 30.0
     n_times: int = 100
+    n_kept: int = 0
 
     target: ClassVar[str] = "regression"
     view: ClassVar[str] = "table"
@@ -190,6 +194,7 @@ class LotkaVolterraTasks(Simulator):
         check_real("LotkaVolterraTasks", "spread", self.spread, low=0.0, high=0.9)
         check_real("LotkaVolterraTasks", "horizon", self.horizon, low=0.0, open_low=True)
         check_int("LotkaVolterraTasks", "n_times", self.n_times, low=2)
+        check_int("LotkaVolterraTasks", "n_kept", self.n_kept, low=0)
 
     def describe(self) -> str:
         """One line for people."""
@@ -244,12 +249,23 @@ class LotkaVolterraTasks(Simulator):
     def _draw(
         self, n_tasks: int, n_rows: int, *, generator: Generator, device: torch.device, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        runs = torch.as_tensor(self.runs(n_tasks, generator=generator) / self.scale, dtype=dtype, device=device)
+        if self.n_kept:
+            chosen = torch.randint(self.n_kept, (n_tasks,), generator=generator, device=generator.device)
+            found = _kept_runs(self)[chosen.cpu().numpy()]
+        else:
+            found = self.runs(n_tasks, generator=generator)
+        runs = torch.as_tensor(found / self.scale, dtype=dtype, device=device)
         place = torch.randint(2 * self.n_times, (n_tasks, n_rows), generator=generator, device=generator.device)
         time, species = (place // 2).to(device), (place % 2).to(device)
         x = torch.stack([4.0 * time / (self.n_times - 1) - 2.0, 2.0 * species - 1.0], dim=-1).to(dtype)
         tasks = torch.arange(n_tasks, device=device)[:, None]
         return x, runs[tasks, time, species], {}
+
+
+@lru_cache(maxsize=2)
+def _kept_runs(tasks: LotkaVolterraTasks) -> NDArray[np.float64]:
+    """The runs that tasks with `n_kept` share."""
+    return tasks.runs(tasks.n_kept, generator=torch_stream(0, "martingale-np", "populations"))
 
 
 DIGIT_SETS = ("digits", "mnist")
