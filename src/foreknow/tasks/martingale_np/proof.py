@@ -211,15 +211,26 @@ def _loaded(job: Job, weights: dict[str, Any]) -> ConditionalNP:
 def _train(job: Job, keep: bool) -> tuple[float, dict[str, Any]]:
     if keep:
         torch.set_num_threads(1)  # this process is the proof's own
-    start = time.perf_counter()
-    if job.collection:
-        network = _years_system(job).network_
-    else:
-        network, _ = pretrain_network(job.prior, job.settings, rule=job.prior.rule, seed=job.seed, device="cpu")
-    spent = time.perf_counter() - start
-    if keep:
         cache_folder().mkdir(parents=True, exist_ok=True)
+    state = _path(job).with_suffix(".state") if keep else None
+    if job.collection:
+        start = time.perf_counter()
+        network = _years_system(job).network_
+        spent = time.perf_counter() - start
+    else:
+        network, result = pretrain_network(
+            job.prior,
+            job.settings,
+            rule=job.prior.rule,
+            seed=job.seed,
+            device="cpu",
+            checkpoint_path=state,
+            resume=keep,
+        )
+        spent = result.seconds
+    if state is not None:
         to_checkpoint(network, job.prior, {"seconds": spent, "arm": job.arm}).save(_path(job))
+        state.unlink(missing_ok=True)
     return spent, {name: value.numpy() for name, value in network.state_dict().items()}
 
 
