@@ -11,6 +11,10 @@ if _TYPE_CHECKING:
     from foreknow.tasks.lc_pfn.stopping import Decision, EarlyStopper
     from foreknow.tasks.lc_pfn.stopping_rule import should_stop
     from foreknow.tasks.lc_pfn.system import CurveExtrapolator
+    from foreknow.tasks.martingale_np.network import MartingaleNetwork, NPSettings
+    from foreknow.tasks.martingale_np.posterior import FunctionPosterior
+    from foreknow.tasks.martingale_np.system import MartingaleNP
+    from foreknow.tasks.martingale_np.tasks import DigitTasks, GPTasks, LotkaVolterraTasks, MartingalePrior
     from foreknow.tasks.pfn.network import PFNNetwork, PFNSettings
     from foreknow.tasks.pfn.priors.bnn import BNNPrior
     from foreknow.tasks.pfn.priors.gp import GPPrior
@@ -44,12 +48,20 @@ __all__ = [
     "CurvePrior",
     "CurveSettings",
     "Decision",
+    "DigitTasks",
     "EarlyStopper",
     "Fixed",
+    "FunctionPosterior",
     "GPPrior",
+    "GPTasks",
     "Gamma",
     "GraphPrior",
+    "LotkaVolterraTasks",
+    "MartingaleNP",
+    "MartingaleNetwork",
+    "MartingalePrior",
     "MixturePrior",
+    "NPSettings",
     "PFNNetwork",
     "PFNSettings",
     "RowSettings",
@@ -82,12 +94,20 @@ __getattr__, __dir__ = _lazy_names(
         "CurvePrior": "foreknow.tasks.lc_pfn.prior",
         "CurveSettings": "foreknow.tasks.lc_pfn.network",
         "Decision": "foreknow.tasks.lc_pfn.stopping",
+        "DigitTasks": "foreknow.tasks.martingale_np.tasks",
         "EarlyStopper": "foreknow.tasks.lc_pfn.stopping",
         "Fixed": "foreknow.tasks.pfn.priors.hyper",
+        "FunctionPosterior": "foreknow.tasks.martingale_np.posterior",
         "GPPrior": "foreknow.tasks.pfn.priors.gp",
+        "GPTasks": "foreknow.tasks.martingale_np.tasks",
         "Gamma": "foreknow.tasks.pfn.priors.hyper",
         "GraphPrior": "foreknow.tasks.tabular.priors.graph",
+        "LotkaVolterraTasks": "foreknow.tasks.martingale_np.tasks",
+        "MartingaleNP": "foreknow.tasks.martingale_np.system",
+        "MartingaleNetwork": "foreknow.tasks.martingale_np.network",
+        "MartingalePrior": "foreknow.tasks.martingale_np.tasks",
         "MixturePrior": "foreknow.tasks.pfn.priors.mixture",
+        "NPSettings": "foreknow.tasks.martingale_np.network",
         "PFN": "foreknow.tasks.pfn.system",
         "PFNNetwork": "foreknow.tasks.pfn.network",
         "PFNSettings": "foreknow.tasks.pfn.network",
