@@ -138,7 +138,9 @@ class MultivariateMixture:
         sds = self.scale_tril[..., index, :].square().sum(-1).sqrt()
         return GaussianMixture(self.logits, self.means[..., index], sds)
 
-    def linear(self, matrix: Tensor, *, shift: Tensor | None = None, noise: Tensor | None = None) -> MultivariateMixture:
+    def linear(
+        self, matrix: Tensor, *, shift: Tensor | None = None, noise: Tensor | None = None
+    ) -> MultivariateMixture:
         """The distribution of A x + shift + e with e ~ N(0, noise): every component is mapped, weights stay.
 
         Args:
@@ -150,9 +152,7 @@ class MultivariateMixture:
         means = self.means @ a.mT
         means = means if shift is None else means + shift.to(means)
         cov = a @ self.covariances @ a.mT
-        return MultivariateMixture.from_covariances(
-            self.logits, means, cov if noise is None else cov + noise.to(cov)
-        )
+        return MultivariateMixture.from_covariances(self.logits, means, cov if noise is None else cov + noise.to(cov))
 
     def scaled(self, shift: Tensor, scale: Tensor) -> MultivariateMixture:
         """The distribution of shift + scale * x, number by number; `scale` (d,) is positive. Exact."""
@@ -162,9 +162,7 @@ class MultivariateMixture:
     def matched(self) -> MultivariateMixture:
         """The one normal distribution with the same mean and covariance."""
         logits = torch.zeros(*self.batch_shape, 1, dtype=self.dtype, device=self.device)
-        return MultivariateMixture.from_covariances(
-            logits, self.mean().unsqueeze(-2), self.covariance().unsqueeze(-3)
-        )
+        return MultivariateMixture.from_covariances(logits, self.mean().unsqueeze(-2), self.covariance().unsqueeze(-3))
 
     def with_components(self, n: int) -> MultivariateMixture:
         """The mixture with exactly `n` components: the heaviest are split, or the nearest lightest merged.

@@ -224,7 +224,9 @@ class DTFilter:
             return self.belief
         b = len(next(iter(tokens.values())))
         single = not self.belief.batch_shape
-        before = MultivariateMixture(*(t.expand(b, *t.shape) for t in self.belief._tensors())) if single else self.belief
+        before = (
+            MultivariateMixture(*(t.expand(b, *t.shape) for t in self.belief._tensors())) if single else self.belief
+        )
         params = self._trained.family.pack(before)  # type: ignore[attr-defined] # a MixtureFamily
         after = self.transformer._posterior(self._trained, params, tokens)
         if self.anchor != "none" and self.n_steps % self.every == 0:
@@ -321,9 +323,7 @@ class DTFilter:
         )  # fmt: skip
 
 
-def fit_mixture(
-    draws: Tensor, weights: Tensor, start: MultivariateMixture, n_rounds: int = 10
-) -> MultivariateMixture:
+def fit_mixture(draws: Tensor, weights: Tensor, start: MultivariateMixture, n_rounds: int = 10) -> MultivariateMixture:
     """A mixture fitted to weighted draws (n, b, d) by expectation maximisation from `start`, batch (b,)."""
     mix = start
     _, whole = _moments(draws, weights)

@@ -1,9 +1,9 @@
 """The network: a prior as component tokens, observations as tokens to attend to, a mixture out (Whittle et al. 2025).
 
-    c_k = MLP([logit w_k, mu_k, log diag L_k, lower L_k])        a prior that is a mixture
-    h = MLP(features(phi)), c_k = MLP_k(h)                       a parametric prior, one MLP a component
-    c <- block(c, observations), several times                   self-attention, cross-attention, two-layer network
-    (w, mu, L) = head(c)                                         w by log-softmax, diag L = exp(.) + 1e-6
+c_k = MLP([logit w_k, mu_k, log diag L_k, lower L_k])        a prior that is a mixture
+h = MLP(features(phi)), c_k = MLP_k(h)                       a parametric prior, one MLP a component
+c <- block(c, observations), several times                   self-attention, cross-attention, two-layer network
+(w, mu, L) = head(c)                                         w by log-softmax, diag L = exp(.) + 1e-6
 """
 
 from __future__ import annotations
@@ -185,9 +185,7 @@ class DistributionNetwork(nn.Module):
         for name, c in channels.items():
             self._add_scale(f"channel_{name}", c)
 
-    def forward(
-        self, params: Float[Tensor, "b p"], tokens: Mapping[str, Tensor]
-    ) -> tuple[Components, Components]:
+    def forward(self, params: Float[Tensor, "b p"], tokens: Mapping[str, Tensor]) -> tuple[Components, Components]:
         """The mixture after the observations, and the one decoded before them.
 
         Args:

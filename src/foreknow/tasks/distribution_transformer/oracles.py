@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from foreknow.core.predictive import MultivariateMixture
 from foreknow.tasks.distribution_transformer.families import Family
-from foreknow.tasks.distribution_transformer.observing import HasLikelihood, LinearSensors, Observations
+from foreknow.tasks.distribution_transformer.observing import HasLikelihood, LinearSensors, Observations, RangeFinder
 from foreknow.tasks.distribution_transformer.supports import from_real
 
 
@@ -55,9 +57,9 @@ def linear_gaussian_posterior(
     return MultivariateMixture.from_covariances(prior.log_weights + evidence, means, after)
 
 
-def sensors_posterior(prior: MultivariateMixture, sensors: LinearSensors, observations: Observations) -> (
-    MultivariateMixture
-):
+def sensors_posterior(
+    prior: MultivariateMixture, sensors: LinearSensors, observations: Observations
+) -> MultivariateMixture:
     """The closed form for all measurements of `LinearSensors`."""
     rows, variances, values = [], [], []
     for name, row, variance in zip(sensors.channels, sensors.rows, sensors.variances):
@@ -68,6 +70,35 @@ def sensors_posterior(prior: MultivariateMixture, sensors: LinearSensors, observ
             values.append(z)
     matrix, noise = torch.tensor(rows, dtype=torch.float64), torch.diag(torch.tensor(variances, dtype=torch.float64))
     return linear_gaussian_posterior(prior, matrix, noise, torch.cat(values, 1))
+
+
+def range_posterior(prior: MultivariateMixture, finder: RangeFinder, observations: Observations) -> MultivariateMixture:
+    """A mixture over (position, ...) after ranges with clutter, exactly: each range doubles the components.
+
+    The clutter's density does not depend on the state, so the posterior is that of a hit (Kalman's update of every
+    component) and the prior itself, weighted by their evidences.
+    """
+    z = observations["range"][..., 0]  # (n, m)
+    h = torch.zeros(1, prior.n_dims, dtype=torch.float64)
+    h[0, 0] = 1.0
+    noise = torch.tensor([[finder.sd**2]], dtype=torch.float64)
+    far = torch.full_like(z, 1e6)  # where a hit has no density, only the clutter's is left
+    clutter, p_hit = finder.log_density(z, far), 1 - finder.p_short - finder.p_uniform - finder.p_most
+    for i in range(z.shape[1]):
+        seen = z[:, i : i + 1]
+        there = ~seen.isnan()
+        hit = linear_gaussian_posterior(prior, h, noise, seen)
+        sd = (prior.covariances[..., 0, 0] + finder.sd**2).sqrt()
+        gap = (torch.where(there, seen, 0.0) - prior.means[..., 0]) / sd
+        evidence = -0.5 * gap.square() - sd.log() - 0.5 * math.log(2 * math.pi) + math.log(p_hit)
+        evidence = torch.where(there, evidence, 0.0)
+        miss = torch.where(there, clutter[:, i : i + 1], -math.inf)
+        prior = MultivariateMixture(
+            torch.cat([prior.log_weights + evidence, (prior.log_weights + miss).clamp(min=-700.0)], -1),
+            torch.cat([hit.means, prior.means], -2),
+            torch.cat([hit.scale_tril, prior.scale_tril], -3),
+        )
+    return prior
 
 
 class GridPosterior:

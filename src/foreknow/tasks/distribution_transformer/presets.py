@@ -48,17 +48,16 @@ class Experiment:
     published: ObservationModel | None = None
 
 
-_SMALL = DistributionSettings(norm="pre", lr=2e-3, n_steps=4000)
-_FILTER = replace(_SMALL, n_components=4, residual=True)
+_SMALL = DistributionSettings(norm="pre", n_heads=2, lr=2e-3, batch_size=256, n_steps=4000)
+_FILTER = replace(_SMALL, n_components=4, residual=True, depth=2)
+_RANGE = replace(_FILTER, depth=3, n_heads=4, batch_size=512)
 _POSITION, _PLANE = (0.0, 20.0), (-15.0, 15.0)
 
 # K = 5, width 64, 8 heads, 6 layers of 2048, batches of 2000, 50 epochs of 100 steps, of which 5 or 10 warm up.
 _PAPER = DistributionSettings(
     n_components=5, width=64, depth=6, n_heads=8, hidden=2048, embed_hidden=256, batch_size=2000, n_steps=5000
 )
-_PAPER_FILTER = replace(
-    _PAPER, n_components=4, width=32, n_heads=4, hidden=128, depth=6, batch_size=5000, n_steps=2000
-)
+_PAPER_FILTER = replace(_PAPER, n_components=4, width=32, n_heads=4, hidden=128, depth=6, batch_size=5000, n_steps=2000)
 
 EXPERIMENTS: dict[str, Experiment] = {
     "inverse-gamma": Experiment(
@@ -96,16 +95,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         GPData(10, vary=True),
         replace(_SMALL, n_components=10, width=64, n_steps=6000),
-        replace(
-            _PAPER, n_components=20, width=256, n_heads=16, hidden=5096, lr=1e-4, batch_size=1000, n_steps=30_000
-        ),
+        replace(_PAPER, n_components=20, width=256, n_heads=16, hidden=5096, lr=1e-4, batch_size=1000, n_steps=30_000),
         "a value of a Gaussian process, with a gamma prior on its lengthscale",
         GPData(10),
     ),
     "range": Experiment(
         MixtureMeta((_POSITION[0], -1.5), (_POSITION[1], 1.5), (1.0, 0.5), n_components=4),
         RangeFinder(),
-        _FILTER,
+        _RANGE,
         _PAPER_FILTER,
         "position and velocity before a wall, from ranges with clutter",
     ),

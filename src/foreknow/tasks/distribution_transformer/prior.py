@@ -32,7 +32,7 @@ from foreknow.core.records import record
 from foreknow.core.registry import register
 from foreknow.tasks.distribution_transformer.card import CARD
 from foreknow.tasks.distribution_transformer.families import FAMILIES, Family, MixtureFamily
-from foreknow.tasks.distribution_transformer.supports import check_supports, from_real, log_slope
+from foreknow.tasks.distribution_transformer.supports import check_supports
 
 TOLD = ("constant", "parameters", "swapped")
 HYPER = ("gamma", "log-uniform", "normal", "uniform")
@@ -142,14 +142,14 @@ class MetaPrior(Prior):
         t = torch.linspace(float(low), float(high), 300, dtype=torch.float64)
         lines: dict[str, Any] = {}
         for i in range(n):
-            lines[f"prior {i + 1}"] = _density(family, params[i], t).numpy()
+            lines[f"prior {i + 1}"] = density_of(family, params[i], t).numpy()
         first = family.supports[0]
         label = {"positive": "log of the state", "unit": "log odds of the state", "real": "state"}[first]
         more = " (first number)" if family.n_dims > 1 else ""
         return Lines(t.numpy(), lines, label + more, "density", title=self.describe())
 
 
-def _density(family: Family, params: Tensor, t: Tensor) -> Tensor:
+def density_of(family: Family, params: Tensor, t: Tensor) -> Tensor:
     """Density of T(x)'s first number at the values t."""
     if isinstance(family, MixtureFamily):
         return family.mixture(params).marginal(0).log_prob(t).exp()
@@ -190,7 +190,11 @@ class ParametricMeta(MetaPrior):
 
     @classmethod
     def examples(cls) -> list[Prior]:
-        return [cls(), cls("beta", (Hyper("gamma", 4.0, 6.0),) * 2), cls("gamma", (Hyper("log-uniform", 0.5, 9.0),) * 2)]
+        return [
+            cls(),
+            cls("beta", (Hyper("gamma", 4.0, 6.0),) * 2),
+            cls("gamma", (Hyper("log-uniform", 0.5, 9.0),) * 2),
+        ]
 
 
 def _least(kind: str) -> Tensor:
@@ -277,16 +281,3 @@ class MixtureMeta(MetaPrior):
     def examples(cls) -> list[Prior]:
         flat = cls((-1.0, 0.0), (1.0, 2.0), (0.5, 0.2), n_components=2)
         return [cls(), flat, cls(supports=("positive",), n_components=3)]
-
-
-def state_density(meta: MetaPrior, params: Tensor, x: Tensor) -> Tensor:
-    """Log density of states x on their own scale, with the Jacobian: used by oracles and tests."""
-    from foreknow.tasks.distribution_transformer.supports import to_real
-
-    t = to_real(x, meta.family.supports)
-    return meta.family.log_prob(params, t) + log_slope(t, meta.family.supports)
-
-
-def states_of(meta: MetaPrior, t: Tensor) -> Tensor:
-    """States x of T(x)."""
-    return from_real(t, meta.family.supports)

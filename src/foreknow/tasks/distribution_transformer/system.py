@@ -20,7 +20,7 @@ from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import torch_stream
 from foreknow.common.validate import as_matrix, check_int, check_known, check_option
 from foreknow.core.evidence import Evidence
-from foreknow.core.pictures import Lines, Picture
+from foreknow.core.pictures import Picture
 from foreknow.core.predictive import GaussianMixture, MultivariateMixture, Predictive, Transformed
 from foreknow.core.prior import Prior
 from foreknow.core.registry import register
@@ -30,7 +30,7 @@ from foreknow.tasks.distribution_transformer.beliefs import Belief, MixturePoste
 from foreknow.tasks.distribution_transformer.card import CARD
 from foreknow.tasks.distribution_transformer.families import MixtureFamily
 from foreknow.tasks.distribution_transformer.network import Components, DistributionNetwork, DistributionSettings
-from foreknow.tasks.distribution_transformer.observing import NormalVariance, ObservationModel
+from foreknow.tasks.distribution_transformer.observing import ObservationModel
 from foreknow.tasks.distribution_transformer.presets import (
     EXPERIMENTS,
     experiment,
@@ -101,9 +101,9 @@ class DistributionTransformer(System):
 
     # Public beyond the base --------------------------------------------------------------------------------
 
-    def update(self, prior: Belief | MixturePosterior | MultivariateMixture, /, **observations: ArrayLike) -> (
-        MixturePosterior | Belief
-    ):
+    def update(
+        self, prior: Belief | MixturePosterior | MultivariateMixture, /, **observations: ArrayLike
+    ) -> MixturePosterior | Belief:
         """The posterior of a prior after observations.
 
         Args:
@@ -168,7 +168,9 @@ class DistributionTransformer(System):
         names = list(trained.family.parameters)
         for name, slots in trained.slots.items():
             c = trained.network.channels[name]
-            names += [f"{name}_{i + 1}" if c == 1 else f"{name}_{i + 1}_{j + 1}" for i in range(slots) for j in range(c)]
+            names += [
+                f"{name}_{i + 1}" if c == 1 else f"{name}_{i + 1}_{j + 1}" for i in range(slots) for j in range(c)
+            ]
         return tuple(names)
 
     def save_network(self, path: str | Path) -> Path:
@@ -240,7 +242,9 @@ class DistributionTransformer(System):
             tokens[name] = torch.as_tensor(X[:, at : at + slots * c]).reshape(len(X), slots, c)
             at += slots * c
         parts = [
-            self._posterior(trained, params[i : i + _ROWS_AT_ONCE], {k: v[i : i + _ROWS_AT_ONCE] for k, v in tokens.items()})
+            self._posterior(
+                trained, params[i : i + _ROWS_AT_ONCE], {k: v[i : i + _ROWS_AT_ONCE] for k, v in tokens.items()}
+            )
             for i in range(0, len(X), _ROWS_AT_ONCE)
         ]
         whole = MultivariateMixture(*(torch.cat(part) for part in zip(*(mix._tensors() for mix in parts))))
@@ -282,6 +286,59 @@ class DistributionTransformer(System):
                 X_new=np.array(position),
             ),
         ]  # fmt: skip
+
+    @classmethod
+    def priced_on(cls, task: str) -> Mapping[str, Any]:
+        """Fresh tasks of the variance experiment; sizes are observations a task."""
+        from foreknow.tasks.distribution_transformer.sources import VarianceSource
+
+        return {"variances": VarianceSource("variances with inverse-gamma priors")}
+
+    @classmethod
+    def priced_as(cls, task: str) -> System:
+        return cls(task="inverse-gamma")
+
+    def plain_baselines(self) -> Mapping[str, Callable[[int], Any]]:
+        """The exact posterior, the log-normal one with its moments, and importance sampling from the prior."""
+        from foreknow.tasks.distribution_transformer.baselines import PLAIN_VARIANCE
+
+        return PLAIN_VARIANCE
+
+    def losses(self, model: Any, test: Sample) -> Mapping[str, float]:
+        """Negative log density of the true states, in nats; how far the 90% intervals' coverage is from 0.9."""
+        truth = torch.as_tensor(np.asarray(test.y, dtype=np.float64))
+        if not isinstance(model, DistributionTransformer):
+            return {"negative log density": float(-model.log_prob(test.X, truth).mean())}
+        dist = model.predict_dist(test.X)
+        found = dist.cdf(truth).double()
+        covered = float(((found > 0.05) & (found < 0.95)).double().mean())
+        return {"negative log density": float(-dist.log_prob(truth).mean()), "error of coverage": abs(covered - 0.9)}
+
+    def pictures(self) -> Mapping[str, Picture]:
+        """Priors of the training's distribution before and after observations of the task."""
+        from foreknow.tasks.distribution_transformer.looking import prior_to_posterior
+
+        model = preset_model("small", self.task)
+        trained = self._ready()
+        same = experiment(self.task).meta.family == trained.family
+        if not same or set(trained.network.channels) != set(_channels_of(self.task)):
+            return {}  # it was fitted to a model of the caller's own
+        return prior_to_posterior(self, model)
+
+    @classmethod
+    def read_files(cls, paths: Sequence[Path], options: Mapping[str, str]) -> Sample:
+        """Nothing is read: `foreknow fit` trains on simulations, or takes the network that ships."""
+        from foreknow.tasks.distribution_transformer.files import read
+
+        return read(paths, options)
+
+    def apply_files(
+        self, inputs: Sequence[str], out: Path, options: Mapping[str, str], progress: ProgressCallback | None = None
+    ) -> Applied:
+        """Returns (task "volatility"), ranges ("range"), or a table of questions; see `files`."""
+        from foreknow.tasks.distribution_transformer.files import apply
+
+        return apply(self, inputs, out, options, progress)
 
     @classmethod
     def prove(cls, *, preset: str = "small", seeds: int = 3, progress: ProgressCallback | None = None) -> Evidence:
@@ -407,6 +464,13 @@ class DistributionTransformer(System):
                 hint="Train a network for that family: DistributionTransformer(MetaPrior).fit(model).",
             )
         return prior
+
+
+def _channels_of(task: str) -> tuple[str, ...]:
+    from foreknow.tasks.distribution_transformer.training import draw_tasks
+
+    found = experiment(task)
+    return tuple(draw_tasks(found.meta, found.model, 2, torch_stream(0, "channels")).tokens)
 
 
 def marginals(mix: MultivariateMixture, supports: Sequence[str]) -> Predictive:

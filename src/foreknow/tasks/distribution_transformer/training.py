@@ -48,9 +48,7 @@ class Tasks:
 
     def to(self, device: torch.device | str) -> Tasks:
         """What training needs of it, elsewhere."""
-        return Tasks(
-            self.params.to(device), {k: v.to(device) for k, v in self.tokens.items()}, self.target.to(device)
-        )
+        return Tasks(self.params.to(device), {k: v.to(device) for k, v in self.tokens.items()}, self.target.to(device))
 
 
 def draw_tasks(meta: MetaPrior, model: ObservationModel, n: int, generator: torch.Generator) -> Tasks:
@@ -205,9 +203,7 @@ class Trained:
     def to_checkpoint(self) -> Checkpoint:
         """Network, distribution over priors and record, ready to be saved."""
         tensors = {name: tensor.detach() for name, tensor in self.network.state_dict().items()}
-        return Checkpoint(
-            kind="DistributionNetwork", config=self.describe(), tensors=tensors, training=self.training
-        )
+        return Checkpoint(kind="DistributionNetwork", config=self.describe(), tensors=tensors, training=self.training)
 
     @classmethod
     def from_description(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Trained:
