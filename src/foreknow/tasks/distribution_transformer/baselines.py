@@ -180,13 +180,13 @@ class KalmanRange:
             )
         flt.x, flt.P, flt.Q, flt.R = mean.copy(), cov.copy(), q, np.array([[self.finder.sd**2]])
         means, covs = [], []
+        row = np.eye(len(a))[:1]
         for z in ranges:
             flt.predict()
             sd = math.sqrt(flt.P[0, 0] + self.finder.sd**2)
             near = self.gate is None or abs(z - flt.x[0]) <= self.gate * sd
             if np.isfinite(z) and near:
                 if self.kind == "extended":
-                    row = np.eye(len(a))[:1]
                     flt.update(np.array([z]), lambda x: row, lambda x: x[:1])
                 else:
                     flt.update(np.array([z]))
@@ -254,7 +254,7 @@ def nuts(log_density: LogDensity, start: Tensor, *, budget: ProgramBudget, seed:
     return draws.reshape(len(draws), -1).detach()
 
 
-class _own_random_state:  # noqa: N801 - a context manager
+class _own_random_state:
     """pyro draws from the global generators: they are seeded for the time being, and put back."""
 
     def __init__(self, seed: int) -> None:
@@ -263,14 +263,14 @@ class _own_random_state:  # noqa: N801 - a context manager
     def __enter__(self) -> None:
         import random
 
-        self.kept = torch.get_rng_state(), np.random.get_state(), random.getstate()
+        self.kept = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
         torch.default_generator.manual_seed(self.seed)
 
     def __exit__(self, *error: object) -> None:
         import random
 
         torch.set_rng_state(self.kept[0])
-        np.random.set_state(self.kept[1])
+        np.random.set_state(self.kept[1])  # noqa: NPY002
         random.setstate(self.kept[2])
 
 

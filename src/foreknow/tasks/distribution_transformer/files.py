@@ -162,7 +162,7 @@ def _ranges(
     _write(path, ("row", "range", *heads), np.column_stack([steps, values, *columns]))
     low, median, high = columns[0].T
     picture = Lines(
-        steps, {"range": values, "position": median}, "row", name, title="Position from ranges with clutter (band: 90%)",
+        steps, {"range": values, "position": median}, "row", name, title="Position from ranges (band: 90%)",
         bands={"position": (low, high)},
     )  # fmt: skip
     record = {"column": name, "n_ranges": len(seen), "step_s": dt, "acceleration": push}
@@ -203,7 +203,7 @@ def _series(owner: str, table: Table, column: str | None) -> tuple[str, Floats]:
         if column not in table.names:
             raise ConfigError(f"{owner}: there is no column {column!r}; there are {', '.join(table.names)}.")
         return column, _numbers(column, table)
-    numeric = [one.name for one in table.columns if np.asarray(one.values).dtype.kind in "fiu"]
+    numeric = [one.name for one in table.columns if one.kind == "numeric"]
     if len(numeric) != 1:
         raise ConfigError(
             f"{owner}: the table has {len(numeric)} columns of numbers ({', '.join(numeric[:8])}).",

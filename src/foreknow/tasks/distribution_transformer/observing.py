@@ -220,7 +220,7 @@ class RangeBearing:
         p_absent: how often one of the two is missing.
     """
 
-    finder: RangeFinder = RangeFinder(most=30.0)  # noqa: RUF009 - it is frozen
+    finder: RangeFinder = RangeFinder(most=30.0)
     bearing_sd: float = 0.1
     p_absent: float = 0.2
 

@@ -370,7 +370,7 @@ class DistributionTransformer(System):
         return found
 
     def _source(self) -> str:
-        """ "fit", "shipped", or a path."""
+        """Where the network comes from: "fit", "shipped", or a path."""
         self._check_settings()
         if self.weights != "auto":
             return self.weights

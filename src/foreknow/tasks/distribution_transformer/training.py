@@ -67,7 +67,7 @@ def draw_tasks(meta: MetaPrior, model: ObservationModel, n: int, generator: torc
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InputError(
                 f"the observation model's channel {name!r} must be a tensor of shape ({n}, m, c), got {got}.",
-                hint="One row a state, m tokens of c numbers each; NaN where a token is missing. Names are identifiers.",
+                hint="One row a state, m tokens of c numbers, NaN where a token is missing; names are identifiers.",
             )
     tokens = {name: value.clamp(-_MOST_TOKEN, _MOST_TOKEN).float() for name, value in found.items()}
     return Tasks(exact.float(), tokens, state.float(), exact, state)

@@ -159,7 +159,7 @@ def join(mixtures: list[MultivariateMixture]) -> MultivariateMixture:
 
 
 def predictive_log_density(belief: GaussianMixture, z: Tensor) -> Tensor:
-    """log of E_h N(z; 0, exp h) by Gauss-Hermite quadrature of every component; NaN where z is."""
+    """Log of E_h N(z; 0, exp h) by Gauss-Hermite quadrature of every component; NaN where z is."""
     nodes, weights = (torch.as_tensor(v) for v in np.polynomial.hermite_e.hermegauss(_NODES))
     h = belief.means.double().unsqueeze(-1) + belief.sds.double().unsqueeze(-1) * nodes  # (n, K, q)
     log_weight = belief.logits.double().log_softmax(-1).unsqueeze(-1) + (weights / weights.sum()).log()

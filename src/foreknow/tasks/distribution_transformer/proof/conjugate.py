@@ -114,7 +114,9 @@ def mixtures(sizes: Sizes, seeds: int) -> Part:
         for _ in range(n_rounds):
             draws = exact.sample(min(_CHUNK, sizes.n_draws), generator=generator)
             known = exact.log_prob(draws)
-            totals = {name: totals[name] + (known - mix.log_prob(draws)).mean(0) / n_rounds for name, mix in arms.items()}
+            totals = {
+                name: totals[name] + (known - mix.log_prob(draws)).mean(0) / n_rounds for name, mix in arms.items()
+            }
         for name, mix in arms.items():
             values = totals[name].numpy()
             divergences.setdefault(name, []).append(values)
@@ -126,7 +128,13 @@ def mixtures(sizes: Sizes, seeds: int) -> Part:
                 }
             )  # fmt: skip
         rows.append(
-            {"proof": "M", "arm": "exact", "seed": seed, "kl": 0.0, "log_density": float(exact.log_prob(tasks.state).mean())}
+            {
+                "proof": "M",
+                "arm": "exact",
+                "seed": seed,
+                "kl": 0.0,
+                "log_density": float(exact.log_prob(tasks.state).mean()),
+            }
         )
     values = np.concatenate(divergences[_NAMES["on"]])
     claim = mean_claim("M: KL from the exact mixture to the network's", values, high=0.03, unit="nat")

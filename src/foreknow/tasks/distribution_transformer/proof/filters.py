@@ -104,7 +104,10 @@ def ranges(sizes: Sizes, seeds: int) -> Part:
     )  # fmt: skip
     claims = [
         mean_claim(
-            f"F: log density of the true state, network minus {sizes.n_particles[-2]} particles", gain, low=0.0, unit="nat"
+            f"F: log density of the true state, network minus {sizes.n_particles[-2]} particles",
+            gain,
+            low=0.0,
+            unit="nat",
         ),
         Claim(f"F: seconds of {sizes.n_particles[-1]} particles over those of the network", ratio, low=10.0),
     ]
@@ -135,9 +138,7 @@ def sum_track(motion: LinearMotion, finder: RangeFinder, n: int, states: Tensor,
     return _mixture_track(beliefs, states, watch.seconds)
 
 
-def particle_track(
-    motion: LinearMotion, finder: RangeFinder, n: int, states: Tensor, seen: Tensor, seed: int
-) -> Track:
+def particle_track(motion: LinearMotion, finder: RangeFinder, n: int, states: Tensor, seen: Tensor, seed: int) -> Track:
     """A bootstrap particle filter; its density is the better of two estimates, which is generous to it."""
     generator = torch_stream(seed, "distribution-transformer", "particles", str(n))
     flt = ParticleFilter(motion, finder, n, generator).start(start_belief(states.shape[1]))
@@ -158,7 +159,7 @@ def particle_track(
 def kalman_track(
     motion: LinearMotion, finder: RangeFinder, kind: str, states: Tensor, seen: Tensor, n_series: int
 ) -> Track:
-    """filterpy's filters, one series after the other."""
+    """Filterpy's filters, one series after the other."""
     n = min(n_series, states.shape[1])
     flt = KalmanRange(_Shifted(motion), finder, kind)
     means, densities = [], []
