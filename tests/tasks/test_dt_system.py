@@ -15,7 +15,7 @@ from foreknow.core.records import record
 from foreknow.core.source import Sample
 from foreknow.tasks import Belief, DistributionSettings, DistributionTransformer, Hyper, MetaPrior, ParametricMeta
 from foreknow.tasks.distribution_transformer.families import FAMILIES
-from foreknow.tasks.distribution_transformer.presets import EXPERIMENTS, SHIPPED, shipped_name, shipped_network
+from foreknow.tasks.distribution_transformer.presets import ARMS, EXPERIMENTS, SHIPPED, shipped_name, shipped_network
 from foreknow.tasks.distribution_transformer.sources import VarianceSource
 
 TINY = DistributionSettings(
@@ -227,15 +227,23 @@ def test_pictures_show_priors_and_posteriors(variance):
 # What ships -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", SHIPPED)
-def test_networks_that_ship_know_how_they_were_made(key):
-    name = shipped_name(*key)
-    assert name == SHIPPED[key]
-    trained = shipped_network(*key)
+@pytest.mark.parametrize(("key", "equal_budget"), [*((key, False) for key in SHIPPED), *((key, True) for key in ARMS)])
+def test_networks_that_ship_know_how_they_were_made(key, equal_budget):
+    name = shipped_name(*key, equal_budget=equal_budget)
+    assert name == (ARMS if equal_budget else SHIPPED)[key]
+    trained = shipped_network(*key, equal_budget=equal_budget)
     assert trained.meta == (EXPERIMENTS[key[0]].meta if key[1] == "parameters" else EXPERIMENTS[key[0]].meta.off())
     assert trained.training["command"].startswith("foreknow pretrain distribution-transformer --weights " + name)
     assert {"seed", "steps", "tasks_seen", "seconds", "loss"} <= set(trained.training)
     assert not trained.network.training
+
+
+def test_arms_have_one_budget():
+    on, off = (shipped_network(*key, equal_budget=True) for key in ARMS)
+    assert on.training["steps"] == off.training["steps"] and on.training["seed"] == off.training["seed"]
+    assert on.network.settings == off.network.settings
+    assert on.training["n_parameters"] == off.training["n_parameters"]
+    assert shipped_name("inverse-gamma", "constant") == ARMS["inverse-gamma", "constant"]
 
 
 def test_a_shipped_network_needs_no_fit():

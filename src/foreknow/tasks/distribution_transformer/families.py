@@ -221,7 +221,7 @@ class MixtureFamily(Family):
     """
 
     n_components: int = 4
-    supports: tuple[str, ...] = ("real",)  # type: ignore[assignment]
+    supports: tuple[str, ...] = ("real",)
     name = "gaussian-mixture"
 
     def __post_init__(self) -> None:
@@ -239,7 +239,7 @@ class MixtureFamily(Family):
         """The mixture that the parameters (..., p) name."""
         k, d = self.n_components, self.n_dims
         low = torch.tril_indices(d, d)
-        logits, means, packed = params.split([k, k * d, params.shape[-1] - k - k * d], -1)
+        logits, means, packed = torch.split(params, [k, k * d, params.shape[-1] - k - k * d], -1)
         factor = torch.zeros(*params.shape[:-1], k, d, d, dtype=params.dtype, device=params.device)
         factor[..., low[0], low[1]] = packed.reshape(*params.shape[:-1], k, -1)
         return MultivariateMixture(logits, means.reshape(*params.shape[:-1], k, d), factor)

@@ -60,7 +60,7 @@ class LinearMotion:
         values, vectors = torch.linalg.eigh(0.5 * (self.noise + self.noise.mT))
         root = vectors * values.clamp(min=0).sqrt()
         z = torch.randn(states.shape, generator=generator, dtype=states.dtype)
-        moved = states @ self.matrix.to(states).mT + z @ root.to(states).mT
+        moved: Tensor = states @ self.matrix.to(states).mT + z @ root.to(states).mT
         return moved if self.shift is None else moved + self.shift.to(states)
 
 
@@ -118,7 +118,8 @@ class NonlinearMotion:
         values, vectors = torch.linalg.eigh(0.5 * (self.noise + self.noise.mT))
         root = (vectors * values.clamp(min=0).sqrt()).to(states)
         z = torch.randn(states.shape, generator=generator, dtype=states.dtype)
-        return self.function(states) + z @ root.mT
+        moved: Tensor = self.function(states) + z @ root.mT
+        return moved
 
 
 Motion = LinearMotion | NonlinearMotion

@@ -44,7 +44,7 @@ def prior_to_posterior(
             "posterior": posterior.numpy(),
             "true state": [0.0, float(posterior.max())],
         }
-        axis = {"prior": t.numpy(), "posterior": t.numpy(), "true state": [truth, truth]}
+        axis: dict[str, Any] = {"prior": t.numpy(), "posterior": t.numpy(), "true state": [truth, truth]}
         label = {"positive": "log of the state", "unit": "log odds of the state", "real": "state"}[family.supports[0]]
         n_seen = sum(len(value) for value in seen.values())
         found[f"posterior-{i + 1}"] = Lines(

@@ -227,7 +227,7 @@ class DistributionNetwork(nn.Module):
         """The prior as a mixture in the network's own scale, where the family is one."""
         if not isinstance(self.family, MixtureFamily):
             return None
-        shift, scale = self.state_shift, self.state_scale
+        shift, scale = self._scale_of("state")
         if self.told == "constant":
             b, k, d = len(params), self.n_components, self.family.n_dims
             zero = torch.zeros(b, k, d, dtype=params.dtype, device=params.device)
@@ -241,7 +241,7 @@ class DistributionNetwork(nn.Module):
         seen, mask = [], []
         for name, value in tokens.items():
             there = ~value.isnan().any(-1)
-            filled = torch.where(there.unsqueeze(-1), value, getattr(self, f"channel_{name}_shift"))
+            filled = torch.where(there.unsqueeze(-1), value, self._scale_of(f"channel_{name}")[0])
             seen.append(self.observe[name](self._scaled(f"channel_{name}", filled).asinh()))
             mask.append(there)
         if not seen:
@@ -258,7 +258,7 @@ class DistributionNetwork(nn.Module):
         if d > 1:
             low = torch.tril_indices(d, d, -1, device=tokens.device)
             index = (low[0] * d + low[1]).expand_as(lower)
-            factor = factor.flatten(-2).scatter(-1, index, lower).unflatten(-1, (d, d))
+            factor = factor.flatten(-2).scatter(-1, index, lower).reshape(factor.shape)
         if self.settings.factor == "precision":
             factor = _factor_of_inverse(factor)
         logits = weight[..., 0]
@@ -267,8 +267,8 @@ class DistributionNetwork(nn.Module):
             logits = logits + base.log_weights
             mean = base.means + (base.scale_tril @ mean.unsqueeze(-1))[..., 0]
             factor = base.scale_tril @ factor
-        scale = self.state_scale
-        return Components(logits.log_softmax(-1), self.state_shift + scale * mean, scale.unsqueeze(-1) * factor)
+        shift, scale = self._scale_of("state")
+        return Components(logits.log_softmax(-1), shift + scale * mean, scale.unsqueeze(-1) * factor)
 
     def _add_scale(self, name: str, n: int) -> None:
         self.register_buffer(f"{name}_shift", torch.zeros(n))
@@ -286,8 +286,11 @@ class DistributionNetwork(nn.Module):
             getattr(self, f"{name}_scale")[i] = spread if math.isfinite(spread) else 1.0
 
     def _scaled(self, name: str, values: Tensor) -> Tensor:
-        out: Tensor = (values - getattr(self, f"{name}_shift")) / getattr(self, f"{name}_scale")
-        return out
+        shift, scale = self._scale_of(name)
+        return (values - shift) / scale
+
+    def _scale_of(self, name: str) -> tuple[Tensor, Tensor]:
+        return self.get_buffer(f"{name}_shift"), self.get_buffer(f"{name}_scale")
 
 
 def _mlp(n_in: int, hidden: int, n_out: int) -> nn.Sequential:
@@ -298,4 +301,5 @@ def _factor_of_inverse(factor: Tensor) -> Tensor:
     """The lower factor of (F F^T)^-1."""
     if factor.shape[-1] == 1:
         return factor.reciprocal()
-    return torch.linalg.cholesky(torch.cholesky_inverse(factor))
+    found: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(factor))
+    return found

@@ -49,6 +49,7 @@ class Experiment:
 
 
 _SMALL = DistributionSettings(norm="pre", n_heads=2, lr=2e-3, batch_size=256, n_steps=4000)
+_ARM = replace(_SMALL, depth=2, n_steps=1200, lr=3e-3)
 _FILTER = replace(_SMALL, n_components=4, residual=True, depth=2)
 _RANGE = replace(_FILTER, depth=3, n_heads=4, batch_size=512)
 _POSITION, _PLANE = (0.0, 20.0), (-15.0, 15.0)
@@ -71,7 +72,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "mixture": Experiment(
         MixtureMeta((-3.0,), (3.0,), (1.0,), n_components=4),
         LinearSensors(((1.0,), (1.0,)), (0.1, 4.0), n_max=3),
-        replace(_FILTER, n_steps=2500, lr=3e-3),
+        replace(_FILTER, n_steps=2000, lr=3e-3),
         replace(_PAPER, n_components=4),
         "a Gaussian mixture seen by a precise and a coarse linear sensor",
     ),
@@ -132,17 +133,24 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 """Task -> what it is."""
 
-_QUICK = {"width": 16, "depth": 1, "n_heads": 2, "hidden": 32, "embed_hidden": 32, "batch_size": 128, "n_steps": 60}
+_QUICK: dict[str, Any] = {
+    "width": 16, "depth": 1, "n_heads": 2, "hidden": 32, "embed_hidden": 32, "batch_size": 128, "n_steps": 60,
+}  # fmt: skip
 _NAME = "distribution-transformer-"
 
 SHIPPED = {
     ("inverse-gamma", "parameters"): _NAME + "inverse-gamma",
-    ("inverse-gamma", "constant"): _NAME + "inverse-gamma-off",
     ("mixture", "parameters"): _NAME + "mixture",
     ("range", "parameters"): _NAME + "range",
     ("volatility", "parameters"): _NAME + "volatility",
 }
 """Task and what the network is told -> name of the network in `foreknow/trained`."""
+
+ARMS = {
+    ("inverse-gamma", "parameters"): _NAME + "inverse-gamma-arm",
+    ("inverse-gamma", "constant"): _NAME + "inverse-gamma-arm-off",
+}
+"""The same, of smaller networks that were trained equally long for both arms, for fair comparisons."""
 
 
 def experiment(task: str) -> Experiment:
@@ -168,19 +176,23 @@ def read_network(path: Path) -> Trained:
     return Trained.from_checkpoint(path)
 
 
-def shipped_name(task: str, told: str) -> str | None:
-    """The network that ships for a task and an arm; the placebo takes that of the right prior. None if none does."""
-    name = SHIPPED.get((task, "parameters" if told == "swapped" else told))
+def shipped_name(task: str, told: str, *, equal_budget: bool = False) -> str | None:
+    """The network that ships for a task and an arm; the placebo takes that of the right prior. None if none does.
+
+    The control arm always is one of `ARMS`; with `equal_budget` the others are too.
+    """
+    key = (task, "parameters" if told == "swapped" else told)
+    name = (ARMS if equal_budget else ARMS | SHIPPED).get(key)
     return name if name in shipped() else None
 
 
-def shipped_network(task: str, told: str = "parameters") -> Trained:
+def shipped_network(task: str, told: str = "parameters", *, equal_budget: bool = False) -> Trained:
     """The network that ships for a task.
 
     Raises:
         ConfigError: none does.
     """
-    name = shipped_name(task, told)
+    name = shipped_name(task, told, equal_budget=equal_budget)
     if name is None:
         known = sorted({task for (task, told), name in SHIPPED.items() if name in shipped()})
         raise ConfigError(
@@ -206,7 +218,7 @@ def pretrain_shipped(
     """Train one of the networks that ship, or go on with it.
 
     Args:
-        name: a value of `SHIPPED`; the inverse-gamma one by default.
+        name: a value of `SHIPPED` or `ARMS`; the inverse-gamma one by default.
         minutes: wall-clock budget; the schedule finishes within it.
         n_steps: steps instead.
         preset: a preset's sizes instead of those of the network that ships.
@@ -219,13 +231,13 @@ def pretrain_shipped(
     Returns:
         Paths, steps, seconds and the last loss.
     """
-    known = {value: key for key, value in SHIPPED.items()}
+    known = {value: key for key, value in (*SHIPPED.items(), *ARMS.items())}
     default = SHIPPED["inverse-gamma", "parameters"]
     task, told = known[chosen := check_option("distribution-transformer", "weights", name or default, known)]
     if minutes is not None and n_steps is not None:
         raise ConfigError("pretrain: give minutes or steps, not both.")
     found = experiment(task)
-    settings = preset_settings(preset or "small", task)
+    settings = _ARM if chosen in ARMS.values() and preset is None else preset_settings(preset or "small", task)
     if n_steps is not None:
         settings = replace(settings, n_steps=check_int("pretrain", "n_steps", n_steps, low=1))
     meta = found.meta if told == "parameters" else found.meta.off()

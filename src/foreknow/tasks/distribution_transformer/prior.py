@@ -155,7 +155,9 @@ def density_of(family: Family, params: Tensor, t: Tensor) -> Tensor:
         return family.mixture(params).marginal(0).log_prob(t).exp()
     if family.n_dims == 1:
         return family.log_prob(params.expand(len(t), -1), t[:, None]).exp()
-    return torch.exp(-0.5 * ((t - params[0]) / params[1]).square()) / (params[1] * np.sqrt(2 * np.pi))
+    z = (t - params[0]) / params[1]
+    found: Tensor = torch.exp(-0.5 * z.square()) / (params[1] * np.sqrt(2 * np.pi))
+    return found
 
 
 @register(CARD)

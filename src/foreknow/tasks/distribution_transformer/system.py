@@ -46,6 +46,7 @@ from foreknow.tasks.distribution_transformer.training import Trained, fit_networ
 
 Floats = NDArray[np.float64]
 _ROWS_AT_ONCE = 8192
+_WEIGHTS = ("auto", "shipped", "arm", "fit")
 _N_OTHERS = 512  # parameters of other tasks, of which the placebo is told one
 
 
@@ -61,8 +62,9 @@ class DistributionTransformer(System):
             told nothing of the prior) or "wrong" (told that of another task).
         task: one of the published experiments: "inverse-gamma", "mixture", "quantum", "gp", "range",
             "range-bearing", "volatility", "factor-volatility".
-        weights: "auto" (shipped where one ships for these settings, else "fit"), "shipped", "fit", or the path of a
-            file that `save_network` or `foreknow pretrain` wrote.
+        weights: "auto" (shipped where one ships for these settings, else "fit"), "shipped", "arm" (ships for
+            "inverse-gamma": smaller, trained equally long with and without the prior, for comparisons), "fit", or the
+            path of a file that `save_network` or `foreknow pretrain` wrote.
         preset: sizes and budget of "fit": "quick", "small" or "paper".
         settings: a `DistributionSettings` in place of the preset's.
         random_state: seed of training.
@@ -190,9 +192,9 @@ class DistributionTransformer(System):
         check_option(owner, "task", self.task, EXPERIMENTS)
         check_option(owner, "preset", self.preset, PRESETS)
         if not isinstance(self.weights, str):
-            raise ConfigError(f"{owner}: weights must be 'auto', 'shipped', 'fit' or a path, got {self.weights!r}.")
-        if self.weights not in ("auto", "shipped", "fit") and not Path(self.weights).is_file():
-            raise ConfigError(f"{owner}: weights must be 'auto', 'shipped', 'fit' or a file, got {self.weights!r:.80}.")
+            raise ConfigError(f"{owner}: weights must be one of {_WEIGHTS} or a path, got {self.weights!r}.")
+        if self.weights not in _WEIGHTS and not Path(self.weights).is_file():
+            raise ConfigError(f"{owner}: weights must be one of {_WEIGHTS} or a file, got {self.weights!r:.80}.")
         if self.settings is not None and not isinstance(self.settings, DistributionSettings):
             raise ConfigError(f"{owner}: settings must be a DistributionSettings, got {type(self.settings).__name__}.")
         self._meta()
@@ -296,7 +298,7 @@ class DistributionTransformer(System):
 
     @classmethod
     def priced_as(cls, task: str) -> System:
-        return cls(task="inverse-gamma")
+        return cls(task="inverse-gamma", weights="arm")
 
     def plain_baselines(self) -> Mapping[str, Callable[[int], Any]]:
         """The exact posterior, the log-normal one with its moments, and importance sampling from the prior."""
@@ -370,7 +372,7 @@ class DistributionTransformer(System):
         return found
 
     def _source(self) -> str:
-        """Where the network comes from: "fit", "shipped", or a path."""
+        """Where the network comes from: "fit", "shipped", "arm", or a path."""
         self._check_settings()
         if self.weights != "auto":
             return self.weights
@@ -391,8 +393,8 @@ class DistributionTransformer(System):
                 meta, used, settings, seed=seed, device=self.device, progress=getattr(self, "_progress", None)
             )
             return found
-        if source == "shipped":
-            found = shipped_network(self.task, meta.told)
+        if source in ("shipped", "arm"):
+            found = shipped_network(self.task, meta.told, equal_budget=source == "arm")
         else:
             found = read_network(Path(source))
             if self.prior != "paper" and replace(meta, told=found.meta.told) != found.meta:  # type: ignore[type-var]

@@ -108,9 +108,10 @@ def loss(module: nn.Module, tasks: Tasks) -> Tensor:
     """-E log q_post(T(x)) - anchor E log q_prior(T(x)), in nats a task."""
     assert isinstance(module, DistributionNetwork)
     after, before = module(tasks.params, tasks.tokens)
-    total = -after.log_prob(tasks.target).mean()
-    anchor = module.settings.anchor
-    return total if anchor == 0 else total - anchor * before.log_prob(tasks.target).mean()
+    total: Tensor = -after.log_prob(tasks.target).mean()
+    if module.settings.anchor:
+        total = total - module.settings.anchor * before.log_prob(tasks.target).mean()
+    return total
 
 
 def fit_network(

@@ -33,14 +33,16 @@ LogDensity = Callable[[Tensor], Tensor]
 """T(x) (s, n) or (s, n, d) -> log densities (s, n)."""
 
 
-def told(name: str, task: str) -> DistributionTransformer:
+def told(name: str, task: str, weights: str = "auto") -> DistributionTransformer:
     """The system of an arm, ready."""
-    return DistributionTransformer("paper" if name == "on" else name, task=task, random_state=0).fit(None)
+    prior = "paper" if name == "on" else name
+    return DistributionTransformer(prior, task=task, weights=weights, random_state=0).fit(None)
 
 
 def variances(sizes: Sizes, seeds: int) -> Part:
     """V: one observation of a variance, as published, and eight; priors as in training, and at its edges."""
-    systems = {name: told(name, "inverse-gamma") for name in ("on", "off", "wrong")}
+    systems = {name: told(name, "inverse-gamma") for name in ("on", "wrong")}
+    systems |= {"arm": told("on", "inverse-gamma", "arm"), "off": told("off", "inverse-gamma", "arm")}
     divergences: dict[str, list[Floats]] = {}
     rows: list[Record] = []
     for seed in range(seeds):
@@ -85,7 +87,7 @@ def variances(sizes: Sizes, seeds: int) -> Part:
     claims = [
         mean_claim("V: KL from the conjugate posterior to the network's, one observation", every[_NAMES["on"]],
                    high=0.02, unit="nat"),
-        mean_claim("V: the same of the network that is told nothing of the prior", every[_NAMES["off"]],
+        mean_claim("V: the same of a network that is told nothing of the prior", every[_NAMES["off"]],
                    low=0.2, unit="nat"),
         mean_claim("V: the same of the network that is told another task's prior", every[_NAMES["wrong"]],
                    low=0.2, unit="nat"),
@@ -141,7 +143,12 @@ def mixtures(sizes: Sizes, seeds: int) -> Part:
     return [claim], rows, []
 
 
-_NAMES = {"on": "ours", "off": "told nothing", "wrong": "told another prior"}
+_NAMES = {
+    "on": "ours",
+    "arm": "ours, equal budget",
+    "off": "told nothing, equal budget",
+    "wrong": "told another prior",
+}
 
 
 def _tasks(task: str, model: Any, n: int, seed: int) -> Tasks:
@@ -199,7 +206,7 @@ def _sampled(tasks: Tasks, after: Tensor, seed: int, generator: torch.Generator)
     normal = matched_normal(dist.mean(), variance)
     t = _FAMILY.sample(after[:n].expand(200, -1, -1), generator)
     known = _FAMILY.log_prob(after[:n].expand(200, -1, -1), t)
-    kernels = torch.cat([dist.log_prob(part[..., 0]) for part in t.split(20)])
+    kernels = torch.cat([dist.log_prob(part[..., 0]) for part in torch.split(t, 20)])
     return {
         "proof": "V", "arm": "importance sampling, 1000 draws", "seed": seed, "n_tasks": n,
         **_divergence_record((known - kernels).mean(0).numpy()),

@@ -162,14 +162,15 @@ def kalman_track(
     """Filterpy's filters, one series after the other."""
     n = min(n_series, states.shape[1])
     flt = KalmanRange(_Shifted(motion), finder, kind)
-    means, densities = [], []
+    means: list[Floats] = []
+    covs: list[Floats] = []
     shift = np.array([_CENTRE, 0.0])  # the rest point: filterpy's filters take no drift
     with Stopwatch() as watch:
         for i in range(n):
-            mean, cov = flt.run(np.array(_START[0]) - shift, np.array(_START[1]), seen[:, i].numpy() - _CENTRE)
-            means.append(mean + shift)
-            densities.append(cov)
-    mean, cov = torch.as_tensor(np.stack(means, 1)), torch.as_tensor(np.stack(densities, 1))
+            found = flt.run(np.array(_START[0]) - shift, np.array(_START[1]), seen[:, i].numpy() - _CENTRE)
+            means.append(found[0] + shift)
+            covs.append(found[1])
+    mean, cov = torch.as_tensor(np.stack(means, 1)), torch.as_tensor(np.stack(covs, 1))
     factor = torch.linalg.cholesky(cov)
     away = (states[:, :n] - mean).unsqueeze(-1)
     white = torch.linalg.solve_triangular(factor, away, upper=False)[..., 0]
