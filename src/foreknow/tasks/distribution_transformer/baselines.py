@@ -202,9 +202,9 @@ class KalmanRange:
 class ProgramBudget:
     """Steps of SVI; warm-up and draws of NUTS."""
 
-    svi_steps: int = 400
+    svi_steps: int = 300
     lr: float = 0.05
-    warmup: int = 150
+    warmup: int = 100
     draws: int = 300
 
 
@@ -231,7 +231,7 @@ def svi(log_density: LogDensity, start: Tensor, *, budget: ProgramBudget, seed: 
             log_sd = pyro.param("log_sd", torch.zeros_like(start))
             pyro.sample("t", dist.Normal(mean, log_sd.exp()).to_event(1))
 
-        engine = infer.SVI(model, guide, optim.Adam({"lr": budget.lr}), infer.Trace_ELBO(num_particles=8))
+        engine = infer.SVI(model, guide, optim.Adam({"lr": budget.lr}), infer.Trace_ELBO(num_particles=4))
         for _ in range(budget.svi_steps):
             engine.step()
         found = pyro.param("mean").detach().clone(), pyro.param("log_sd").detach().exp().clone()
