@@ -19,7 +19,7 @@ from foreknow.tasks import (
     NonlinearMotion,
 )
 from foreknow.tasks.distribution_transformer.baselines import GaussianSumFilter, KalmanRange, ParticleFilter
-from foreknow.tasks.distribution_transformer.filtering import fit_mixture
+from foreknow.tasks.distribution_transformer.filtering import fit_mixture, without_light
 from foreknow.tasks.distribution_transformer.observing import RangeFinder, Volatility
 from foreknow.tasks.distribution_transformer.proof.filters import simulate, start_belief, swing
 from foreknow.tasks.distribution_transformer.volatility import (
@@ -105,6 +105,17 @@ def test_two_hundred_steps_stay_on_the_track(ranges):
     error = torch.stack(errors)
     assert float(error[-50:].mean()) < 1.5 and float(error.max()) < 12
     assert float(error[-50:].mean()) < 3 * float(error[:50].mean()) + 0.3  # errors do not grow
+
+
+def test_light_components_are_given_up_and_heavy_ones_split():
+    logits = torch.tensor([[0.0, -20.0, -30.0], [0.0, 0.1, -0.1]], dtype=torch.float64)
+    means = torch.tensor([[[1.0, 2.0], [1e9, 0.0], [0.0, -1e9]], [[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]]).double()
+    mix = MultivariateMixture(logits, means, torch.tensor([[0.5, 0.0], [0.2, 0.3]]).double().expand(2, 3, 2, 2))
+    tidy = without_light(mix, 1e-3)
+    assert float(tidy.log_weights.exp().min()) > 0.1 and float(tidy.means.abs().max()) < 4
+    assert torch.allclose(tidy.mean()[0], torch.tensor([1.0, 2.0]).double(), atol=1e-9)
+    assert torch.allclose(tidy.covariance()[0], mix.covariances[0, 0], atol=1e-9)
+    assert torch.allclose(tidy.log_weights[1], mix.log_weights[1]) and torch.equal(tidy.means[1], mix.means[1])
 
 
 def test_anchors_bring_a_lost_belief_back(ranges):

@@ -154,6 +154,8 @@ class DTFilter:
         every: steps from one check to the next.
         n_draws: of a check.
         tolerance: largest distance of the means, in standard deviations.
+        least_weight: components lighter than this are given up after each update, and the heaviest is split in their
+            place. Their moments matter so little that no training fixes them, and fed back they would run away.
         random_state: seed of the draws.
 
     Example:
@@ -178,6 +180,7 @@ class DTFilter:
         every: int = 1,
         n_draws: int = 500,
         tolerance: float = 1.0,
+        least_weight: float = 3e-3,
         random_state: int | None = 0,
     ) -> None:
         owner = "DTFilter"
@@ -186,6 +189,7 @@ class DTFilter:
         self.every = check_int(owner, "every", every, low=1)
         self.n_draws = check_int(owner, "n_draws", n_draws, low=10)
         self.tolerance = check_real(owner, "tolerance", tolerance, low=0.0, open_low=True)
+        self.least_weight = check_real(owner, "least_weight", least_weight, low=0.0, high=0.2)
         trained = transformer._ready()
         if not isinstance(trained.family, MixtureFamily):
             raise ConfigError(
@@ -232,6 +236,7 @@ class DTFilter:
         after = self.transformer._posterior(self._trained, params, tokens)
         if self.anchor != "none" and self.n_steps % self.every == 0:
             after = self._anchored(before, after, tokens)
+        after = without_light(after, self.least_weight)
         self.belief = after[0] if single and b == 1 else after
         return self.belief
 
@@ -322,6 +327,31 @@ class DTFilter:
                                     (after.log_weights, after.means, after.scale_tril))
             )
         )  # fmt: skip
+
+
+def without_light(mix: MultivariateMixture, least: float) -> MultivariateMixture:
+    """Mixtures (b,) whose components below the weight `least` have been given up; the heaviest are split instead.
+
+    A component N(m, S) becomes N(m -+ c f, S - c^2 f f^T), f the first column of its factor, which keeps its moments.
+    """
+    log_w, means, factor = mix.log_weights, mix.means, mix.scale_tril
+    apart = 0.5
+    for _ in range(mix.n_components - 1):
+        light, poor = log_w.argmin(-1), log_w.amin(-1) < math.log(max(least, 1e-300))
+        if not bool(poor.any()):
+            break
+        rows = poor.nonzero()[:, 0]
+        to, of = light[rows], log_w[rows].argmax(-1)
+        log_w, means, factor = log_w.clone(), means.clone(), factor.clone()
+        step = apart * factor[rows, of][..., 0]
+        narrow = factor[rows, of].clone()
+        narrow[..., 0] *= math.sqrt(1 - apart**2)
+        centre = means[rows, of]
+        means[rows, of], means[rows, to] = centre - step, centre + step
+        factor[rows, of] = factor[rows, to] = narrow
+        log_w[rows, of] = log_w[rows, to] = log_w[rows, of] - math.log(2.0)
+        log_w = log_w.log_softmax(-1)
+    return MultivariateMixture(log_w, means, factor)
 
 
 def fit_mixture(draws: Tensor, weights: Tensor, start: MultivariateMixture, n_rounds: int = 10) -> MultivariateMixture:
