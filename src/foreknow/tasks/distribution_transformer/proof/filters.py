@@ -89,6 +89,9 @@ def ranges(sizes: Sizes, seeds: int) -> Part:
             scores.setdefault(name, []).append(track.log_density.mean(0).numpy())
             seconds.setdefault(name, []).append(track.seconds)
             rows.append(_row(name, seed, track, states))
+            if "Kalman" in name:  # they run on a part of the series only
+                there = tracks[_OURS].log_density[:, : track.mean.shape[1]]
+                rows[-1]["log_density_of_ours_there"] = float(there.mean())
     reference, fastest = f"particles, {sizes.n_particles[-2]}", f"particles, {sizes.n_particles[-1]}"
     gain = np.concatenate(scores[_OURS]) - np.concatenate(scores[reference])
     ratio = float(np.median(seconds[fastest]) / np.median(seconds[_OURS]))
