@@ -17,6 +17,7 @@ from foreknow.core.predictive import (
     Gaussian,
     GaussianMixture,
     Log,
+    Logistic,
     StudentT,
     Transformed,
 )
@@ -116,3 +117,18 @@ def test_affine_parameters_follow_index_cat_and_precision():
 def test_bad_arguments(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_logistic_carries_its_jacobian_and_knows_both_ends():
+    dist = Transformed(Gaussian(torch.tensor([0.3, -1.0], dtype=torch.float64), 0.8), Logistic())
+    y = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    density = dist.log_prob(y[:, None]).exp()
+    assert torch.allclose(density.mean(0), torch.ones(2, dtype=torch.float64), atol=1e-6)
+    assert torch.allclose((density * y[:, None]).mean(0), dist.mean(), atol=1e-5)
+    for level in (0.05, 0.5, 0.95):
+        assert torch.allclose(dist.cdf(dist.quantile(level)), torch.full((2,), level, dtype=torch.float64))
+    assert dist.log_prob(torch.tensor([1.0, -0.5])).tolist() == [-torch.inf] * 2
+    assert dist.cdf(2.0).tolist() == [1.0, 1.0]
+    assert dist.cdf(-1.0).tolist() == [0.0, 0.0]
+    assert dist.pi(1.5).tolist() == [0.0, 0.0]
+    assert dist.pi(1.5, maximize=False).tolist() == [1.0, 1.0]

@@ -241,6 +241,19 @@ def test_induced_points_see_only_the_context() -> None:
 
 
 @seeded_init(0)
+def test_masked_keys_are_as_if_they_were_not_there() -> None:
+    attention = awake(MultiheadAttention(WIDTH, 3))
+    tokens, context = randn(2, 4, WIDTH), randn(2, 5, WIDTH, name="c")
+    keys_values = attention.keys_values(context)
+    mask = torch.tensor([[True, True, False, True, False], [True] * 5])
+    out = attention(tokens, keys_values, mask)
+    assert close(out[:1], attention(tokens[:1], attention.keys_values(context[:1, [0, 1, 3]])))
+    assert close(out[1:], attention(tokens[1:], attention.keys_values(context[1:])))
+    nothing = attention(tokens, keys_values, torch.zeros_like(mask))
+    assert bool(nothing.isfinite().all())
+
+
+@seeded_init(0)
 def test_pooling_ignores_order_and_fixes_size() -> None:
     pooling = awake(PoolingAttention(WIDTH, 3, n_seeds=2))
     rows = randn(2, 6, WIDTH)

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,8 +67,13 @@ class MultiheadAttention(nn.Module):
         """Keys and values of the tokens to attend to, ready for any number of `forward` calls."""
         return self._split(self.key(context)), self._split(self.value(context))
 
-    def forward(self, tokens: Float[Tensor, "b m e"], keys_values: KeysValues) -> Float[Tensor, "b m e"]:
-        """What each token gathers from the keys; zeros (plus the output bias) where there are no keys."""
+    def forward(
+        self, tokens: Float[Tensor, "b m e"], keys_values: KeysValues, mask: Bool[Tensor, "b n"] | None = None
+    ) -> Float[Tensor, "b m e"]:
+        """What each token gathers from the keys; zeros (plus the output bias) where there are no keys.
+
+        `mask` is true where a key may be seen. A row without any such key gathers from all of them alike.
+        """
         keys, values = keys_values
         queries = self._split(self.query(tokens))  # b h m c
         n = keys.shape[-2]
@@ -79,7 +84,8 @@ class MultiheadAttention(nn.Module):
             gathered = (queries @ keys.mT) @ values
         else:
             dropout = self.dropout if self.training else 0.0
-            gathered = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout)
+            seen = None if mask is None else (mask | ~mask.any(-1, keepdim=True))[:, None, None]  # b 1 1 n
+            gathered = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen, dropout_p=dropout)
         out: Tensor = self.out(gathered.transpose(1, 2).flatten(2))  # b m e
         return out
 

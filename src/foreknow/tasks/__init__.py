@@ -5,6 +5,11 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from foreknow.common.lazy import lazy_names as _lazy_names
 
 if _TYPE_CHECKING:
+    from foreknow.tasks.distribution_transformer.beliefs import Belief, MixturePosterior
+    from foreknow.tasks.distribution_transformer.filtering import DTFilter, LinearMotion, NonlinearMotion
+    from foreknow.tasks.distribution_transformer.network import DistributionNetwork, DistributionSettings
+    from foreknow.tasks.distribution_transformer.prior import Hyper, MetaPrior, MixtureMeta, ParametricMeta
+    from foreknow.tasks.distribution_transformer.system import DistributionTransformer
     from foreknow.tasks.lc_pfn.forecast import CurveForecast
     from foreknow.tasks.lc_pfn.network import CurveNetwork, CurveSettings
     from foreknow.tasks.lc_pfn.prior import CurvePrior
@@ -39,6 +44,7 @@ if _TYPE_CHECKING:
 __all__ = [
     "PFN",
     "BNNPrior",
+    "Belief",
     "BetaInt",
     "CellSettings",
     "CellTransformer",
@@ -47,8 +53,12 @@ __all__ = [
     "CurveNetwork",
     "CurvePrior",
     "CurveSettings",
+    "DTFilter",
     "Decision",
     "DigitTasks",
+    "DistributionNetwork",
+    "DistributionSettings",
+    "DistributionTransformer",
     "EarlyStopper",
     "Fixed",
     "FunctionPosterior",
@@ -56,14 +66,21 @@ __all__ = [
     "GPTasks",
     "Gamma",
     "GraphPrior",
+    "Hyper",
+    "LinearMotion",
     "LotkaVolterraTasks",
     "MartingaleNP",
     "MartingaleNetwork",
     "MartingalePrior",
+    "MetaPrior",
+    "MixtureMeta",
+    "MixturePosterior",
     "MixturePrior",
     "NPSettings",
+    "NonlinearMotion",
     "PFNNetwork",
     "PFNSettings",
+    "ParametricMeta",
     "RowSettings",
     "RowTransformer",
     "RulePrior",
@@ -85,6 +102,7 @@ __getattr__, __dir__ = _lazy_names(
     __name__,
     {
         "BNNPrior": "foreknow.tasks.pfn.priors.bnn",
+        "Belief": "foreknow.tasks.distribution_transformer.beliefs",
         "BetaInt": "foreknow.tasks.pfn.priors.hyper",
         "CellSettings": "foreknow.tasks.tabpfn.cells",
         "CellTransformer": "foreknow.tasks.tabpfn.cells",
@@ -93,8 +111,12 @@ __getattr__, __dir__ = _lazy_names(
         "CurveNetwork": "foreknow.tasks.lc_pfn.network",
         "CurvePrior": "foreknow.tasks.lc_pfn.prior",
         "CurveSettings": "foreknow.tasks.lc_pfn.network",
+        "DTFilter": "foreknow.tasks.distribution_transformer.filtering",
         "Decision": "foreknow.tasks.lc_pfn.stopping",
         "DigitTasks": "foreknow.tasks.martingale_np.tasks",
+        "DistributionNetwork": "foreknow.tasks.distribution_transformer.network",
+        "DistributionSettings": "foreknow.tasks.distribution_transformer.network",
+        "DistributionTransformer": "foreknow.tasks.distribution_transformer.system",
         "EarlyStopper": "foreknow.tasks.lc_pfn.stopping",
         "Fixed": "foreknow.tasks.pfn.priors.hyper",
         "FunctionPosterior": "foreknow.tasks.martingale_np.posterior",
@@ -102,15 +124,22 @@ __getattr__, __dir__ = _lazy_names(
         "GPTasks": "foreknow.tasks.martingale_np.tasks",
         "Gamma": "foreknow.tasks.pfn.priors.hyper",
         "GraphPrior": "foreknow.tasks.tabular.priors.graph",
+        "Hyper": "foreknow.tasks.distribution_transformer.prior",
+        "LinearMotion": "foreknow.tasks.distribution_transformer.filtering",
         "LotkaVolterraTasks": "foreknow.tasks.martingale_np.tasks",
         "MartingaleNP": "foreknow.tasks.martingale_np.system",
         "MartingaleNetwork": "foreknow.tasks.martingale_np.network",
         "MartingalePrior": "foreknow.tasks.martingale_np.tasks",
+        "MetaPrior": "foreknow.tasks.distribution_transformer.prior",
+        "MixtureMeta": "foreknow.tasks.distribution_transformer.prior",
+        "MixturePosterior": "foreknow.tasks.distribution_transformer.beliefs",
         "MixturePrior": "foreknow.tasks.pfn.priors.mixture",
         "NPSettings": "foreknow.tasks.martingale_np.network",
+        "NonlinearMotion": "foreknow.tasks.distribution_transformer.filtering",
         "PFN": "foreknow.tasks.pfn.system",
         "PFNNetwork": "foreknow.tasks.pfn.network",
         "PFNSettings": "foreknow.tasks.pfn.network",
+        "ParametricMeta": "foreknow.tasks.distribution_transformer.prior",
         "RowSettings": "foreknow.tasks.tabpfn.network",
         "RowTransformer": "foreknow.tasks.tabpfn.network",
         "RulePrior": "foreknow.tasks.tabular.priors.rules",

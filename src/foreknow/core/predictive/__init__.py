@@ -6,8 +6,9 @@ from foreknow.core.predictive.categorical import Categorical
 from foreknow.core.predictive.empirical import Empirical
 from foreknow.core.predictive.gaussian import Gaussian
 from foreknow.core.predictive.mixture import GaussianMixture
+from foreknow.core.predictive.multivariate import MultivariateMixture
 from foreknow.core.predictive.student_t import StudentT
-from foreknow.core.predictive.transformed import Affine, Log, Transform, Transformed
+from foreknow.core.predictive.transformed import Affine, Log, Logistic, Transform, Transformed
 
 __all__ = [
     "Affine",
@@ -17,6 +18,8 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "Log",
+    "Logistic",
+    "MultivariateMixture",
     "Predictive",
     "StudentT",
     "Transform",

@@ -20,9 +20,10 @@ _NODES, _REACH = 2001, 8.0
 
 
 class Transform(ABC):
-    """A strictly increasing, smooth map z -> y from the real line onto ]lower, inf[."""
+    """A strictly increasing, smooth map z -> y from the real line onto ]lower, upper[."""
 
     lower: float = -math.inf
+    upper: float = math.inf
 
     @abstractmethod
     def forward(self, z: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ class Transform(ABC):
 
     @abstractmethod
     def inverse(self, y: Tensor) -> Tensor:
-        """The z of y, for y > lower."""
+        """The z of y, for lower < y < upper."""
 
     @abstractmethod
     def log_abs_det(self, z: Tensor) -> Tensor:
@@ -88,6 +89,21 @@ class Log(Transform):
 
     def log_abs_det(self, z: Tensor) -> Tensor:
         return z
+
+
+class Logistic(Transform):
+    """y = 1 / (1 + exp(-z)): the base distribution is that of the log odds of y."""
+
+    lower, upper = 0.0, 1.0
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.sigmoid()
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return y.log() - (-y).log1p()
+
+    def log_abs_det(self, z: Tensor) -> Tensor:
+        return -torch.nn.functional.softplus(z) - torch.nn.functional.softplus(-z)
 
 
 class Transformed(Predictive):
@@ -161,15 +177,15 @@ class Transformed(Predictive):
 
     def _cdf(self, y: Tensor) -> Tensor:
         inside, z = self._pull(y)
-        return torch.where(inside, self.base._cdf(z), 0.0)
+        return torch.where(inside, self.base._cdf(z), (y >= self.transform.upper).to(z))
 
     def _upper(self, y: Tensor) -> Tensor:
         inside, z = self._pull(y)
-        return torch.where(inside, self.base._upper(z), 1.0)
+        return torch.where(inside, self.base._upper(z), (y <= self.transform.lower).to(z))
 
     def _lower(self, y: Tensor) -> Tensor:
         inside, z = self._pull(y)
-        return torch.where(inside, self.base._lower(z), 0.0)
+        return torch.where(inside, self.base._lower(z), (y >= self.transform.upper).to(z))
 
     def _icdf(self, u: Tensor) -> Tensor:
         return self.transform.forward(self.base._icdf(u).movedim(-1, 0)).movedim(0, -1)
@@ -189,7 +205,7 @@ class Transformed(Predictive):
 
     def _pull(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Whether y lies in the range of the transform, and the z of y (of some inner value elsewhere)."""
-        inside = y > self.transform.lower
+        inside = (y > self.transform.lower) & (y < self.transform.upper)
         middle = self.transform.forward(torch.zeros_like(y))
         return inside, self.transform.inverse(torch.where(inside, y, middle))
 

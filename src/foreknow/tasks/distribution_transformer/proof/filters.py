@@ -1,0 +1,306 @@
+"""Proof F: a filter over ranges with clutter, and one over real returns."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreknow.common.deps import available, require
+from foreknow.common.rng import torch_stream
+from foreknow.common.timing import Stopwatch
+from foreknow.core.evidence import Claim
+from foreknow.core.predictive import MultivariateMixture
+from foreknow.tasks.distribution_transformer.baselines import (
+    GaussianSumFilter,
+    KalmanRange,
+    ParticleFilter,
+    Track,
+)
+from foreknow.tasks.distribution_transformer.beliefs import Belief
+from foreknow.tasks.distribution_transformer.filtering import DTFilter, LinearMotion
+from foreknow.tasks.distribution_transformer.observing import RangeFinder, Volatility
+from foreknow.tasks.distribution_transformer.presets import experiment
+from foreknow.tasks.distribution_transformer.proof.common import Floats, Part, Record, Sizes, mean_claim
+from foreknow.tasks.distribution_transformer.system import DistributionTransformer
+from foreknow.tasks.distribution_transformer.volatility import (
+    StochasticVolatility,
+    filter_returns,
+    kalman_beliefs,
+    predictive_log_density,
+)
+
+_PULL, _DRAG, _CENTRE, _PUSH = 0.02, 0.1, 10.0, 0.2
+_START = ([10.0, 0.0], [[9.0, 0.0], [0.0, 0.25]])
+_LOG_2PI = math.log(2 * math.pi)
+_OURS = "ours"
+_N_REAL_PARTICLES = 10_000
+
+
+def swing() -> LinearMotion:
+    """Position and velocity of something that is pulled back to the middle of the range, with friction and pushes."""
+    return LinearMotion(
+        [[1.0, 1.0], [-_PULL, 1 - _DRAG]],
+        [[1e-4, 0.0], [0.0, _PUSH**2]],
+        [0.0, _PULL * _CENTRE],
+    )
+
+
+def simulate(motion: LinearMotion, finder: RangeFinder, n: int, n_steps: int, seed: int) -> tuple[Tensor, Tensor]:
+    """True states (T, S, 2) and ranges (T, S)."""
+    generator = torch_stream(seed, "distribution-transformer", "tracks")
+    state = start_belief(n).sample(1, generator=generator)[0].double()
+    states, ranges = [], []
+    for _ in range(n_steps):
+        state = motion.move(state, generator)
+        states.append(state)
+        ranges.append(finder.measure(state[:, 0], generator))
+    return torch.stack(states), torch.stack(ranges)
+
+
+def start_belief(n: int) -> MultivariateMixture:
+    """What all filters believe at first."""
+    one = Belief.normal(*_START).as_mixture()
+    return MultivariateMixture(*(t.expand(n, *t.shape) for t in one._tensors()))
+
+
+def ranges(sizes: Sizes, seeds: int) -> Part:
+    """Filters of `n_series` series side by side, over `n_steps` steps."""
+    motion, finder = swing(), experiment("range").model
+    assert isinstance(finder, RangeFinder)
+    system = DistributionTransformer(task="range", random_state=0).fit(None)
+    scores: dict[str, list[Floats]] = {}
+    seconds: dict[str, list[float]] = {}
+    rows: list[Record] = []
+    for seed in range(seeds):
+        states, seen = simulate(motion, finder, sizes.n_series, sizes.n_steps, seed)
+        tracks = {_OURS: our_track(system, motion, states, seen)}
+        tracks["ours, anchored"] = our_track(system, motion, states, seen, anchor="moments", model=finder)
+        for n in sizes.n_particles:
+            tracks[f"particles, {n}"] = particle_track(motion, finder, n, states, seen, seed)
+        tracks["Gaussian sum, 8 components"] = sum_track(motion, finder, 8, states, seen)
+        if available("filterpy"):
+            for kind in ("extended", "unscented"):
+                tracks[f"{kind} Kalman"] = kalman_track(motion, finder, kind, states, seen, sizes.n_kalman)
+        for name, track in tracks.items():
+            scores.setdefault(name, []).append(track.log_density.mean(0).numpy())
+            seconds.setdefault(name, []).append(track.seconds)
+            rows.append(_row(name, seed, track, states))
+            if "Kalman" in name:  # they run on a part of the series only
+                there = tracks[_OURS].log_density[:, : track.mean.shape[1]]
+                rows[-1]["log_density_of_ours_there"] = float(there.mean())
+    reference, fastest = f"particles, {sizes.n_particles[-2]}", f"particles, {sizes.n_particles[-1]}"
+    gain = np.concatenate(scores[_OURS]) - np.concatenate(scores[reference])
+    ratio = float(np.median(seconds[fastest]) / np.median(seconds[_OURS]))
+    means = {name: float(np.mean([np.mean(v) for v in values])) for name, values in scores.items()}
+    enough = [n for n in sizes.n_particles if means[f"particles, {n}"] >= means[_OURS]]
+    rows.append(
+        {
+            "proof": "F", "arm": _OURS, "what": "particles that a filter needs to be as good",
+            "n": enough[0] if enough else None,
+            "note": "" if enough else f"more than {sizes.n_particles[-1]}",
+            "one_series_ms": _one_series_ms(system, motion),
+        }
+    )  # fmt: skip
+    claims = [
+        mean_claim(
+            f"F: log density of the true state, network minus {sizes.n_particles[-2]} particles",
+            gain,
+            low=0.0,
+            unit="nat",
+        ),
+        Claim(f"F: seconds of {sizes.n_particles[-1]} particles over those of the network", ratio, low=10.0),
+    ]
+    notes = [] if available("filterpy") else ["F: filterpy is not installed, so Kalman filters were not measured."]
+    return claims, rows, notes
+
+
+def our_track(
+    system: DistributionTransformer, motion: LinearMotion, states: Tensor, seen: Tensor, **options: Any
+) -> Track:
+    """The distribution transformer's filter."""
+    flt = DTFilter(system, motion, start=start_belief(states.shape[1]), **options)
+    beliefs = []
+    with Stopwatch() as watch:
+        for z in seen:
+            beliefs.append(flt.step(z.unsqueeze(-1)))
+    return _mixture_track(beliefs, states, watch.seconds)
+
+
+def sum_track(motion: LinearMotion, finder: RangeFinder, n: int, states: Tensor, seen: Tensor) -> Track:
+    """The Gaussian-sum filter with the exact update."""
+    flt, belief, beliefs = GaussianSumFilter(motion, finder, n), start_belief(states.shape[1]), []
+    belief = belief.to(dtype=torch.float64)
+    with Stopwatch() as watch:
+        for z in seen:
+            belief = flt.step(belief, {"range": z[:, None, None]})
+            beliefs.append(belief)
+    return _mixture_track(beliefs, states, watch.seconds)
+
+
+def particle_track(motion: LinearMotion, finder: RangeFinder, n: int, states: Tensor, seen: Tensor, seed: int) -> Track:
+    """A bootstrap particle filter; its density is the better of two estimates, which is generous to it."""
+    generator = torch_stream(seed, "distribution-transformer", "particles", str(n))
+    flt = ParticleFilter(motion, finder, n, generator).start(start_belief(states.shape[1]))
+    normal, kernel, means = [], [], []
+    seconds = 0.0
+    for truth, z in zip(states, seen):
+        with Stopwatch() as watch:
+            flt.step({"range": z[:, None, None]})
+            means.append(flt.moments()[0])
+        seconds += watch.seconds  # the density at the truth is no part of filtering
+        both = flt.log_density(truth)
+        normal.append(both[0])
+        kernel.append(both[1])
+    found = max((torch.stack(normal), torch.stack(kernel)), key=lambda v: float(v.mean()))
+    return Track(found, torch.stack(means), seconds)
+
+
+def kalman_track(
+    motion: LinearMotion, finder: RangeFinder, kind: str, states: Tensor, seen: Tensor, n_series: int
+) -> Track:
+    """Filterpy's filters, one series after the other."""
+    n = min(n_series, states.shape[1])
+    flt = KalmanRange(_Shifted(motion), finder, kind)
+    means: list[Floats] = []
+    covs: list[Floats] = []
+    shift = np.array([_CENTRE, 0.0])  # the rest point: filterpy's filters take no drift
+    with Stopwatch() as watch:
+        for i in range(n):
+            found = flt.run(np.array(_START[0]) - shift, np.array(_START[1]), seen[:, i].numpy() - _CENTRE)
+            means.append(found[0] + shift)
+            covs.append(found[1])
+    mean, cov = torch.as_tensor(np.stack(means, 1)), torch.as_tensor(np.stack(covs, 1))
+    factor = torch.linalg.cholesky(cov)
+    away = (states[:, :n] - mean).unsqueeze(-1)
+    white = torch.linalg.solve_triangular(factor, away, upper=False)[..., 0]
+    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return Track(-0.5 * white.square().sum(-1) - log_det - _LOG_2PI, mean, watch.seconds * states.shape[1] / n)
+
+
+class _Shifted:
+    """The same motion around its rest point."""
+
+    def __init__(self, motion: LinearMotion) -> None:
+        self.matrix, self.noise = motion.matrix, motion.noise
+
+
+def _mixture_track(beliefs: list[MultivariateMixture], states: Tensor, seconds: float) -> Track:
+    density = torch.stack([mix.log_prob(truth) for mix, truth in zip(beliefs, states)])
+    cdf = torch.stack([mix.marginal(0).cdf(truth[:, 0]) for mix, truth in zip(beliefs, states)])
+    return Track(density, torch.stack([mix.mean() for mix in beliefs]), seconds, cdf)
+
+
+def _row(name: str, seed: int, track: Track, states: Tensor) -> Record:
+    n = track.mean.shape[1]
+    error = track.mean[..., 0] - states[:, :n, 0]
+    row: Record = {
+        "proof": "F", "arm": name, "seed": seed, "n_series": n, "log_density": float(track.log_density.mean()),
+        "rmse": float(error.square().mean().sqrt()),
+        "ms_a_step": 1000 * track.seconds / (states.shape[0] * states.shape[1]),
+    }  # fmt: skip
+    if track.cdf is not None:
+        row["coverage_90"] = float(((track.cdf > 0.05) & (track.cdf < 0.95)).double().mean())
+    return row
+
+
+def _one_series_ms(system: DistributionTransformer, motion: LinearMotion) -> float:
+    """Median milliseconds of a step of one series alone."""
+    flt = DTFilter(system, motion, start=Belief.normal(*_START))
+    spent = []
+    for _ in range(20):
+        with Stopwatch() as watch:
+            flt.step(10.0)
+        spent.append(1000 * watch.seconds)
+    return float(np.median(spent))
+
+
+def returns(sizes: Sizes, seeds: int) -> Part:
+    """Daily log returns of an index: density of each return given those before it. Parameters by quasi-likelihood.
+
+    The last `n_returns` are filtered; the parameters come from the returns before these, as far as there are any.
+    """
+    if not available("arch"):
+        return [], [], ["F: the package arch is not installed, so no real returns were filtered."]
+    prices = np.asarray(require("arch.data.sp500", "Real returns").load()["Adj Close"], dtype=np.float64)
+    every = 100 * np.diff(np.log(prices))
+    n = min(sizes.n_returns, len(every) // 2)
+    past, values = every[:-n][-2000:], every[-n:]
+    model = StochasticVolatility.estimate(past)
+    system = DistributionTransformer(task="volatility", random_state=0).fit(None)
+    with Stopwatch() as watch:
+        ours = filter_returns(system, values, model).log_density
+    rows: list[Record] = [_real("ours", ours, watch.seconds)]
+    z = torch.as_tensor(model.standardised(values))
+    with Stopwatch() as watch:
+        sampled = particle_returns(model, z, _N_REAL_PARTICLES if n > 100 else 200) - 0.5 * model.level
+    rows.append(_real(f"particles, {_N_REAL_PARTICLES}", sampled, watch.seconds))
+    with Stopwatch() as watch:
+        kalman = kalman_returns(model, values)
+    rows.append(_real("Kalman of log squares", kalman, watch.seconds))
+    sd = past.std()
+    constant = -0.5 * (np.square((values - past.mean()) / sd) + _LOG_2PI) - np.log(sd)
+    rows.append(_real("constant variance", constant, 0.0))
+    garch = _garch(past, values)
+    rows.append(_real("GARCH(1, 1), parameters kept", garch, 0.0))
+    rows.append({"proof": "F", "data": "S&P 500", "what": "parameters", "mean": model.mean, "level": model.level,
+                 "persistence": model.persistence, "sd": model.sd})  # fmt: skip
+    claim = mean_claim(
+        "F: log density of the next real return, network minus 10000 particles of the same model", ours - sampled,
+        low=-0.02, unit="nat",
+    )  # fmt: skip
+    return [claim], rows, []
+
+
+def particle_returns(model: StochasticVolatility, z: Tensor, n: int) -> Floats:
+    """Log density of standardised returns (T,), each given those before it, by a particle filter."""
+    generator = torch_stream(0, "distribution-transformer", "returns")
+    one = model.start().as_mixture()
+    flt = ParticleFilter(model.motion(), Volatility(), n, generator)
+    flt.start(MultivariateMixture(*(t.unsqueeze(0) for t in one._tensors())))
+    found = []
+    for value in z:
+        effective = float(1 / (2 * flt.log_weights).exp().sum(0))
+        if effective < 0.5 * n:
+            flt._resample(torch.ones(1, dtype=torch.bool))
+        flt.states = flt.motion.move(flt.states, generator)
+        joint = flt.log_weights + flt.model.log_likelihood(flt.states, {"return": value.reshape(1, 1, 1)})
+        found.append(float(torch.logsumexp(joint, 0)))
+        flt.log_weights = joint.log_softmax(0)
+    return np.array(found)
+
+
+def kalman_returns(model: StochasticVolatility, values: Floats) -> Floats:
+    """The same, given the normal beliefs of the Kalman filter over log squares."""
+    z = model.standardised(values)
+    y = np.log(np.maximum(z * z, 1e-6)) + 1.2703628454614782
+    means, variances, _ = kalman_beliefs(y, model.persistence, model.sd)
+    beliefs = MultivariateMixture.from_covariances(
+        torch.zeros(len(z), 1, dtype=torch.float64), torch.as_tensor(means)[:, None, None],
+        torch.as_tensor(variances)[:, None, None, None],
+    )  # fmt: skip
+    return predictive_log_density(beliefs.marginal(0), torch.as_tensor(z)).numpy() - 0.5 * model.level
+
+
+def _garch(past: Floats, values: Floats) -> Floats:
+    """GARCH(1, 1) with a constant mean and normal innovations, fitted to the past and kept."""
+    arch: Any = require("arch", "GARCH")
+    fitted = arch.arch_model(past, mean="Constant", vol="GARCH", p=1, q=1).fit(disp="off")
+    mu, omega, alpha, beta = (float(fitted.params[name]) for name in ("mu", "omega", "alpha[1]", "beta[1]"))
+    variance = float(fitted.conditional_volatility[-1] ** 2)
+    last, found = past[-1] - mu, []
+    for value in values:
+        variance = omega + alpha * last**2 + beta * variance
+        last = value - mu
+        found.append(-0.5 * (last**2 / variance + math.log(2 * math.pi * variance)))
+    return np.array(found)
+
+
+def _real(name: str, density: Floats, seconds: float) -> Record:
+    return {
+        "proof": "F", "data": "S&P 500, daily log returns in percent", "arm": name, "n_returns": len(density),
+        "log_density": float(density.mean()), "ms_a_step": 1000 * seconds / len(density),
+    }  # fmt: skip
