@@ -1,6 +1,6 @@
 """Gaussian processes on the same work, with their ratios: fit a few hundred rows, then predict.
 
-    python benchmarks/functions.py [--rows 200] [--repeats 3]
+    python benchmarks/functions.py [--quick] [--rows 200] [--repeats 3]
 
 Compared are `NNGP` (four ReLU layers, Student t and Gaussian), scikit-learn's exact Gaussian process (RBF) and
 GPyTorch's (RBF), each fitted by its own marginal likelihood for the same number of evaluations of it; and the kernel
@@ -10,15 +10,19 @@ matrix alone. Every line is the median of the repeats on one thread; times are r
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 import statistics
 import time
 import warnings
 from collections.abc import Callable
+from importlib import metadata
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from foreknow.core.evidence import environment
 from foreknow.functions import NNGP
 from foreknow.nn.infinite import FullyConnected
 
@@ -90,8 +94,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="60 rows, one repeat")
     given = parser.parse_args()
+    if given.quick:
+        given.rows, given.repeats = 60, 1
     torch.set_num_threads(1)
+    print(json.dumps({**environment(), "gpytorch": metadata.version("gpytorch"), "date": str(datetime.date.today())}))
     rng = np.random.default_rng(0)
     X = rng.normal(size=(2 * given.rows, 8))
     y = np.sin(X[:, 0]) + 0.5 * X[:, 1] ** 2 + 0.2 * rng.normal(size=len(X))

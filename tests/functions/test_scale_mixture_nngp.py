@@ -298,3 +298,30 @@ def test_classifier_learns_and_its_control_has_no_random_scale() -> None:
     assert (on.predict(x) == y).mean() > 0.85 and (off.predict(x) == y).mean() > 0.85
     assert float(on.network_.log_a) != math.log(2.0) and float(off.network_.log_a) == math.log(2.0)
     assert NNGPClassifier.published().n_epochs == 300
+    one_step = NNGPClassifier.published(n_epochs=1, n_inducing=5, n_test_samples=10, depth=1, random_state=0)
+    assert one_step.fit(x[:20], y[:20]).predict_proba(x[:3]).shape == (3, 2)
+
+
+# The proof --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(240)
+def test_proof_runs_and_its_claims_can_fail() -> None:
+    evidence = NNGP.prove(preset="quick", seeds=1)
+    assert len(evidence.claims) == 17
+    assert {row["arm"] for row in evidence.arms} >= {"nngp", "t", "burr", "t-fitted", "sklearn-gp", "svtp", "svgp"}
+    assert all(claim.low is not None or claim.high is not None for claim in evidence.claims)
+
+
+def test_outliers_and_shift_are_what_they_say() -> None:
+    from foreknow.functions.scale_mixture_nngp import proof
+
+    y = np.zeros(40)
+    y[::2] = 1.0
+    moved = y.copy()
+    proof._add_outliers(moved, numpy_stream(0, "outliers"))
+    assert np.sum(moved != y) == 4 and np.allclose(np.abs(moved - y)[moved != y], 2.5)
+    X = np.linspace(0, 1, 60)[:, None]
+    train, test = proof._split(X, "shift", 30, numpy_stream(0, "split"))
+    assert not set(train) & set(test) and len(train) == 30
+    assert X[train].max() < X[test].min() or X[train].min() > X[test].max()

@@ -199,3 +199,13 @@ def test_pictures() -> None:
     x, y, _, _ = sphere_task(2, 30, 5, 0)
     shown = DeepNTKClassifier(sphere="given").fit(x, y).pictures()
     assert set(shown) == {"kernel", "activation"}
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # scikit-learn: folds with fewer rows than neighbours
+def test_proof_runs_and_its_claims_can_fail() -> None:
+    evidence = DeepNTKClassifier.prove(preset="quick", seeds=1)
+    assert len(evidence.claims) == 21
+    assert all(claim.low is not None or claim.high is not None for claim in evidence.claims)
+    held = {claim.name: claim.verdict for claim in evidence.claims if claim.name.startswith("exponent")}
+    assert set(held.values()) == {"held"}

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from foreknow.common.deps import require
+from foreknow.common.rng import seeded_init
 from foreknow.core.predictive import Gaussian, GaussianMixture, Predictive
 
 Array = NDArray[np.float64]
@@ -64,11 +65,12 @@ def student_noise_gp(X: Array, y: Array, X_new: Array, *, n_steps: int = 150) ->
     bound = gpytorch.mlls.VariationalELBO(likelihood, model, len(x))
     optimizer = torch.optim.Adam([*model.parameters(), *likelihood.parameters()], lr=0.05)
     model.train()
-    for _ in range(n_steps):
-        optimizer.zero_grad()
-        loss = -bound(model(x), target)
-        loss.backward()
-        optimizer.step()
+    with seeded_init(0):  # its variational mean starts at random
+        for _ in range(n_steps):
+            optimizer.zero_grad()
+            loss = -bound(model(x), target)
+            loss.backward()
+            optimizer.step()
     model.eval()
     with torch.no_grad():
         latent = model(x_new)

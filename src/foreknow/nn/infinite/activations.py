@@ -71,12 +71,11 @@ class ReLU(Activation):
         return u.relu()
 
     def dual(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        norm, cosine, ok = _polar(a, b, c)
-        return torch.where(ok, 0.5 * norm * _arc_cosine_1(cosine), 0.0)
+        norm, cosine = _polar(a, b, c)
+        return 0.5 * norm * _arc_cosine_1(cosine)
 
     def dual_derivative(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        _, cosine, ok = _polar(a, b, c)
-        return torch.where(ok, 0.5 * _arc_cosine_0(cosine), 0.25)  # a row of norm 0 is orthogonal to all
+        return 0.5 * _arc_cosine_0(_polar(a, b, c)[1])  # a row of norm 0 is orthogonal to all
 
 
 @record
@@ -146,7 +145,7 @@ class _Expanded(Activation):
         return (self(_sqrt(a)[..., None] * x).square() * weights).sum(-1)
 
     def _series(self, function: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        _, cosine, _ = _polar(a, b, c)
+        _, cosine = _polar(a, b, c)
         left, right = self._coefficients(function, a), self._coefficients(function, b)  # (..., n_terms)
         total: Tensor = torch.zeros_like(cosine)
         for k in reversed(range(self._n_terms)):  # Horner
@@ -282,13 +281,12 @@ def _sqrt(a: Tensor) -> Tensor:
     return torch.where(ok, torch.where(ok, a, 1.0).sqrt(), 0.0)
 
 
-def _polar(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """sqrt(ab), the cosine c / sqrt(ab) within [-1, 1], and where it exists (elsewhere they are 1 and 0)."""
-    norm = _sqrt(a) * _sqrt(b)
-    ok = norm > 0
-    norm = torch.where(ok, norm, 1.0)
-    cosine = torch.where(ok, c / norm, 0.0)
-    return norm, cosine.clamp(-1, 1), ok
+def _polar(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(ab), and the cosine c / sqrt(ab) within [-1, 1]; both 0 for rows of norm 0."""
+    # Row by row first: only the last two products are as large as c.
+    one, other = _sqrt(a), _sqrt(b)
+    left, right = (torch.where(root > 0, 1 / torch.where(root > 0, root, 1.0), 0.0) for root in (one, other))
+    return one * other, (c * left * right).clamp(-1, 1)
 
 
 class _ArcCosine1(torch.autograd.Function):
