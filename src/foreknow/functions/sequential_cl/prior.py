@@ -67,7 +67,7 @@ class PrototypePrior(Prior):
         """One line for people."""
         if self.head == "softmax":
             return "a softmax head, no prototypes"
-        return f"prototypes N(0, {1 / self.precision:g}), Dirichlet({self.concentration:.3g}) frequencies, head {self.head}"
+        return f"prototypes N(0, {1 / self.precision:g}), frequencies Dirichlet({self.concentration:.3g}), {self.head}"
 
     def picture(self, n: int, *, generator: Generator) -> Lines:
         """What `n` classes look like along one axis of the encoder's space, with S = 0.05."""
