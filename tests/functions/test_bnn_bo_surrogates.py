@@ -49,10 +49,10 @@ def linear_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 LINEAR = {
     "hmc": (HMCNet((1,), noise_var=0.1, n_chains=6, n_samples=150, n_burn=100, n_leapfrog=10, step=0.05), 0.08),
-    "laplace": (LaplaceNet((1,), noise_var=0.1, structure="full", n_draws=4000, n_steps=4000), 0.03),
-    "laplace kron": (LaplaceNet((1,), noise_var=0.1, structure="kron", n_draws=4000, n_steps=4000), 0.03),
+    "laplace": (LaplaceNet((1,), noise_var=0.1, structure="full", n_draws=4000, n_steps=2000), 0.03),
+    "laplace kron": (LaplaceNet((1,), noise_var=0.1, structure="kron", n_draws=4000, n_steps=2000), 0.03),
     "sghmc": (SGHMCNet((1,), noise_var=0.1, n_chains=40, n_steps=1500, n_burn=1000, n_samples=5, batch_size=12), 0.15),
-    "map": (MAPNet((1,), noise_var=0.1, n_steps=4000), None),
+    "map": (MAPNet((1,), noise_var=0.1, n_steps=2000), None),
 }
 
 
