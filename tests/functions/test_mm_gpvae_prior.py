@@ -144,7 +144,7 @@ def test_images_turn_and_grow() -> None:
     one = exemplars_of(3, "all")[:1]
     zero = torch.zeros(1)
     still = world.render(one, zero, zero)[0]
-    assert still.shape == (36, 36) and 0 <= float(still.min()) and float(still.max()) <= 1
+    assert still.shape == (36, 36) and float(still.min()) >= 0 and float(still.max()) <= 1
     full = world.render(one, torch.full((1,), 3.0), zero)[0]  # 360 degrees
     torch.testing.assert_close(full, still, atol=2e-2, rtol=0)
     quarter = RotatingDigits(size=36, degrees=90.0).render(one, torch.ones(1), zero)[0]

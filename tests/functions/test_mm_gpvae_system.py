@@ -15,7 +15,7 @@ from foreknow.common.errors import CapabilityError, ConfigError, ConvergenceErro
 from foreknow.core.evidence import KEYS
 from foreknow.core.source import Sample
 from foreknow.core.system import load
-from foreknow.functions import FourierGP, MMGPVAE, rotating_digits
+from foreknow.functions import MMGPVAE, FourierGP, rotating_digits
 from foreknow.functions.mm_gpvae import proof
 from foreknow.functions.mm_gpvae.baselines import GPFA, DigitSource, FactorsAndComponents
 from foreknow.functions.mm_gpvae.measures import bits_per_spike, identification, linear_r2, relative_error
@@ -141,7 +141,7 @@ def test_score_and_losses_agree_with_the_measures(digits, fitted) -> None:
     scores = fitted.score(test.spikes, test.images)
     assert set(scores) == {"behavior_from_spikes", "behavior", "bits_per_spike"}
     losses = fitted.losses(fitted, Sample(test.spikes, test.images, {"latents": test.latents}))
-    assert list(losses)[0] == "shared_latent" and 0 <= losses["shared_latent"] <= 1
+    assert next(iter(losses)) == "shared_latent" and 0 <= losses["shared_latent"] <= 1
     assert losses["behavior_from_spikes"] == pytest.approx(1 - scores["behavior_from_spikes"])
     assert losses["minus_bits_per_spike"] == pytest.approx(-scores["bits_per_spike"])
     on_calcium = MMGPVAE(**TINY, likelihood="gaussian").fit(test.rates, test.images)

@@ -55,7 +55,8 @@ class GPFA:
 
     def _infer(self, trial: Array, lengthscale: float) -> tuple[Array, Array, float]:
         """Posterior mean (t, p), the sum over bins of posterior covariances (p, p), and the log evidence up to what
-        does not depend on the lengthscale."""
+        does not depend on the lengthscale.
+        """
         weights = self.loadings_ / self.noise_[:, None]  # (n, p)
         strength, turn = np.linalg.eigh(self.loadings_.T @ weights)
         strength = np.maximum(strength, 1e-9)

@@ -10,16 +10,18 @@ CARD = Card(
     venue="ICLR",
     room="functions",
     prior=(
-        "What drives neurons and behaviour moves smoothly in time (a Gaussian process with a learnt lengthscale, kept in "
-        "the few frequencies of a Fourier basis that it can fill), and is either shared by both or belongs to one."
+        "What drives neurons and behaviour moves smoothly in time (a Gaussian process with a learnt lengthscale, "
+        "kept in the few frequencies of a Fourier basis that it can fill), and is either shared by both or belongs "
+        "to one."
     ),
     control=(
         "off() makes the latents of different time bins independent, N(0, I), with the same networks: a plain "
-        "multi-modal autoencoder. The placebo is smooth in a shuffled order of the bins. Further controls, in `arms()`: "
-        "the same Gaussian process on time bins without Fourier pruning, no shared latent, one modality alone."
+        "multi-modal autoencoder. The placebo is smooth in a shuffled order of the bins. Further controls, in "
+        "`arms()`: the same Gaussian process on time bins without Fourier pruning, no shared latent, one modality "
+        "alone."
     ),
-    inputs="Trials of spike counts (or calcium traces) and, of the same time bins, behaviour: images, video or positions.",
-    outputs="Latents over time in three blocks, neural, shared and behavioural; firing rates; behaviour, also from spikes.",
+    inputs="Trials of spike counts (or calcium traces) and of behaviour in the same bins: images, video or positions.",
+    outputs="Latents over time in three blocks: neural, shared, behavioural; rates; behaviour, also from spikes alone.",
     cost="minutes",
     tier="study",
     bibtex=r"""@inproceedings{gondur2024multimodal,
@@ -30,12 +32,12 @@ CARD = Card(
   url       = {https://arxiv.org/abs/2310.03111},
 }""",
     deviations=(
-        "The divergence from the prior is the exact one of Gaussians; in the released loop a term 2 m s is added to it, "
-        "and its time-domain branch lacks half the log determinant of the covariance.",
+        "The divergence from the prior is the exact one of Gaussians; in the released loop a term 2 m s is added to "
+        "it, and its time-domain branch lacks half the log determinant of the covariance.",
         "Each latent has a lengthscale of its own, learnt with the rates of the neural decoder, and it cannot fall "
         "below the smallest one, for which the band of frequencies was chosen; the released code shares one.",
-        "A modality that is missing is left out: the shared latent is then that of the other one, and latents that only "
-        "the missing one has stay at their prior. The released code averages with zeros.",
+        "A modality that is missing is left out: the shared latent is then that of the other one, and latents that "
+        "only the missing one has stay at their prior. The released code averages with zeros.",
         "The linear map from bins to Fourier coefficients is a learnt map of bins to bins, which starts at the "
         "identity, before a fixed projection: the same functions, and the control arms have as many weights.",
         "The neural encoder sees square roots of counts; behaviour is centred and scaled by one number for images, per "

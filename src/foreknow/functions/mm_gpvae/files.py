@@ -61,7 +61,7 @@ def read_recordings(paths: Sequence[Path], options: Mapping[str, str]) -> tuple[
             raise ConfigError(f"{_OWNER}: arrays of .npy files have no names, so {sorted(options)} mean nothing.")
         return arrays[0][""], arrays[1][""] if len(arrays) == 2 else None
     (found,) = arrays
-    recordings = []
+    recordings: list[Any] = []
     for key in ("spikes", "behavior"):
         name = options.get(key, key)
         if key in options and name not in found:
@@ -69,7 +69,8 @@ def read_recordings(paths: Sequence[Path], options: Mapping[str, str]) -> tuple[
         recordings.append(found.get(name))
     if all(part is None for part in recordings):
         raise InputError(
-            f"{paths[0].name} must hold arrays named spikes and behavior, it holds {', '.join(sorted(found)) or 'none'}.",
+            f"{paths[0].name} must hold arrays named spikes and behavior, it holds "
+            f"{', '.join(sorted(found)) or 'none'}.",
             hint="Name them: --with spikes=NAME --with behavior=NAME.",
         )
     name = options.get("lengths", "lengths")
@@ -150,8 +151,8 @@ def _cut(path: Path, trials: NDArray[Any], lengths: NDArray[Any]) -> list[NDArra
     whole = lengths.ndim == 1 and lengths.dtype.kind in "iu" and len(lengths) == len(trials)
     if not whole or lengths.size == 0 or lengths.min() < 1 or lengths.max() > n_bins:
         raise InputError(
-            f"{path.name}: lengths must be a whole number from 1 to {n_bins} for each of {len(trials)} trials, got shape "
-            f"{lengths.shape}, {lengths.dtype}."
+            f"{path.name}: lengths must be a whole number from 1 to {n_bins} for each of {len(trials)} trials, got "
+            f"shape {lengths.shape}, {lengths.dtype}."
         )
     return [trial[: int(length)] for trial, length in zip(trials, lengths, strict=True)]
 

@@ -28,13 +28,14 @@ def kl_full(mean: Tensor, log_sd: Tensor, covariance: Tensor) -> Tensor:
     Returns:
         Shape (b, p).
     """
-    root = torch.linalg.cholesky(covariance)
+    root: Tensor = torch.linalg.cholesky(covariance)
     precision = torch.cholesky_inverse(root).to(mean)  # (p, t, t)
     variance = (2 * log_sd).exp()
     trace = torch.einsum("btp,ptt->bp", variance, precision)
     quadratic = torch.einsum("btp,pts,bsp->bp", mean, precision, mean)
     log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1).to(mean)
-    return 0.5 * (trace + quadratic - mean.shape[1] + log_det) - log_sd.sum(1)
+    total: Tensor = 0.5 * (trace + quadratic - mean.shape[1] + log_det) - log_sd.sum(1)
+    return total
 
 
 def expected_poisson(counts: Tensor, log_rate: Tensor, variance: Tensor) -> Tensor:

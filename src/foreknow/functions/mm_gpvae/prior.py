@@ -152,7 +152,7 @@ class FourierGP(Prior):
         root = self._cholesky().to(value.device)
         whitened = torch.linalg.solve_triangular(root, value.to(torch.float64).reshape(-1, self.n_bins).mT, upper=False)
         log_det = root.diagonal().log().sum()
-        found = -0.5 * whitened.square().sum(0) - log_det - 0.5 * self.n_bins * math.log(2 * math.pi)
+        found: Tensor = -0.5 * whitened.square().sum(0) - log_det - 0.5 * self.n_bins * math.log(2 * math.pi)
         return found.reshape(value.shape[:-1]).to(value.dtype)
 
     def off(self) -> Prior:
@@ -190,4 +190,5 @@ class FourierGP(Prior):
 def _root(prior: FourierGP) -> Tensor:
     covariance = prior.bin_covariance(torch.tensor([prior.lengthscale], dtype=torch.float64), prior.n_bins)[0]
     jitter = 0.0 if prior.domain == "white" else JITTER
-    return torch.linalg.cholesky(covariance + jitter * torch.eye(prior.n_bins, dtype=torch.float64))
+    root: Tensor = torch.linalg.cholesky(covariance + jitter * torch.eye(prior.n_bins, dtype=torch.float64))
+    return root

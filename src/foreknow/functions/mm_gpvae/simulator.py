@@ -101,8 +101,8 @@ class RotatingDigits(Prior):
         """`n` trials: the latents, shape (n, n_bins, 3).
 
         `info` holds `spikes` (n, n_bins, n_neurons), `spikes_again` (other counts of the same rates), `rates`, `images`
-        (n, n_bins, size, size) in [0, 1], and `exemplars` (n, n_bins), the number of the written digit in scikit-learn's
-        set of that digit.
+        (n, n_bins, size, size) in [0, 1], and `exemplars` (n, n_bins), the number of the written digit in
+        scikit-learn's set of that digit.
         """
         check_int("RotatingDigits", "n", n, low=1)
         dtype = dtype or torch.float32
@@ -143,7 +143,7 @@ class RotatingDigits(Prior):
         shape = (1, self.size, self.size)
         parts = [
             F.grid_sample(images, F.affine_grid(t, [len(images), *shape], align_corners=False), align_corners=False)
-            for images, t in zip(digits.split(_CHUNK), theta.split(_CHUNK), strict=True)
+            for images, t in zip(torch.split(digits, _CHUNK), torch.split(theta, _CHUNK), strict=True)
         ]
         return torch.cat(parts).reshape(*exemplars.shape, self.size, self.size).clamp(0, 1)
 
@@ -237,4 +237,5 @@ def _digits(digit: int) -> Tensor:
 def _smoother(n_bins: int, lengthscale: float) -> Tensor:
     t = torch.arange(n_bins, dtype=torch.float64)
     covariance = (-0.5 * ((t[:, None] - t) / lengthscale) ** 2).exp()
-    return torch.linalg.cholesky(covariance + _NUGGET * torch.eye(n_bins, dtype=torch.float64))
+    root: Tensor = torch.linalg.cholesky(covariance + _NUGGET * torch.eye(n_bins, dtype=torch.float64))
+    return root

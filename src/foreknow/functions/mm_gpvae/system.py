@@ -44,9 +44,9 @@ _LARGEST = 1e12
 class MMGPVAE(System):
     """Finds smooth latents behind spikes and behaviour of the same trials, shared ones and those of one alone.
 
-    `fit` takes spikes as X, shape (trials, bins, neurons), and behaviour as y, shape (trials, bins, ...): images, video,
-    positions. Lists of trials of unequal length are fine. `transform` and `predict` use spikes alone, and give their
-    latents and the behaviour they tell of; `latents`, `rates` and `reconstruct` take either or both.
+    `fit` takes spikes as X, shape (trials, bins, neurons), and behaviour as y, shape (trials, bins, ...): images,
+    video, positions. Lists of trials of unequal length are fine. `transform` and `predict` use spikes alone, and give
+    their latents and the behaviour they tell of; `latents`, `rates` and `reconstruct` take either or both.
 
     Args:
         prior: a `FourierGP`, "paper", "off" (independent bins) or "wrong" (smooth in a shuffled order of the bins).
@@ -169,8 +169,8 @@ class MMGPVAE(System):
     def reconstruct(self, spikes: Any = None, behavior: Any = None) -> dict[str, Any]:
         """Rates ("neural") and behaviour ("behavior") of whatever recordings are given, as far as it was fitted to.
 
-        Behaviour of spikes alone is averaged over draws of all latents, since it depends on ones that spikes say nothing
-        of; where behaviour is given, posterior means are decoded.
+        Behaviour of spikes alone is averaged over draws of all latents, since it depends on ones that spikes say
+        nothing of; where behaviour is given, posterior means are decoded.
         """
         trials, posterior = self._posterior(*self._read_both(spikes, behavior))
         found = {}
@@ -426,8 +426,8 @@ class MMGPVAE(System):
         return [
             Example("spikes and images", tiny, train.spikes, train.images, test.spikes),
             Example(
-                "calcium and positions", {**tiny, "likelihood": "gaussian", "fusion": "poe", "p_alone": 0.5, "warmup": 0.5}, calcium,
-                moves, calcium[:5] + 0.1,
+                "calcium and positions", {**tiny, "likelihood": "gaussian", "fusion": "poe", "p_alone": 0.5, "warmup":
+                0.5}, calcium, moves, calcium[:5] + 0.1,
             ),
             Example("spikes alone", {**tiny, "modality": "neural"}, train.spikes, X_new=test.spikes),
         ]  # fmt: skip
@@ -569,7 +569,9 @@ class MMGPVAE(System):
         shape = (_DRAWS if averaged else 1, *posterior.mean.shape[1:])
         noise = torch.randn(shape, generator=self._stream("behaviour")).to(self.device_) if averaged else None
         with torch.no_grad():
-            for mean, log_sd in zip(posterior.mean.split(_CHUNK), posterior.log_sd.split(_CHUNK), strict=True):
+            for mean, log_sd in zip(
+                *(torch.split(part, _CHUNK) for part in (posterior.mean, posterior.log_sd)), strict=True
+            ):
                 total: Any = 0.0
                 for draw in [None] if noise is None else noise:
                     w = mean if draw is None else mean + log_sd.exp() * draw

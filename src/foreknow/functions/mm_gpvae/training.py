@@ -94,8 +94,8 @@ def fit_network(
         ConvergenceError: ten steps in a row without a finite bound and gradient.
     """
     network.to(device).train()
-    spikes, behavior, seen = (None if part is None else part.to(device) for part in (spikes, behavior, seen))
-    assert seen is not None
+    spikes, behavior = (None if part is None else part.to(device) for part in (spikes, behavior))
+    seen = seen.to(device)
     groups = {name: parameters for name, parameters in network.groups().items() if parameters}
     parameters = [p for group in groups.values() for p in group]
     optimisers = [torch.optim.Adam(group, lr=fitting.rates[name], fused=True) for name, group in groups.items()]
@@ -107,7 +107,7 @@ def fit_network(
         order = torch.randperm(len(seen), generator=shuffle).to(device)
         total = divergence = 0.0
         first = epoch < fitting.warmup * fitting.epochs
-        for index in order.split(fitting.batch_size):
+        for index in torch.split(order, fitting.batch_size):
             source = _sources(len(index), fitting.p_alone, first, shuffle).to(device)
             bound = network.bound(
                 None if spikes is None else spikes[index],
@@ -144,8 +144,8 @@ def fit_network(
     network.eval()
     if network.prior.domain != "white" and max(lengthscales[-1]) > 2 * network.n_bins:
         warnings.warn(
-            f"MMGPVAE: a lengthscale grew to {max(lengthscales[-1]):.0f} bins in trials of {network.n_bins}: this latent "
-            "is nearly constant in a trial.",
+            f"MMGPVAE: a lengthscale grew to {max(lengthscales[-1]):.0f} bins in trials of {network.n_bins}: this "
+            "latent is nearly constant in a trial.",
             ForeknowWarning,
             stacklevel=5,
         )
@@ -153,7 +153,7 @@ def fit_network(
 
 
 def _sources(n: int, p_alone: float, first: bool, generator: torch.Generator) -> Tensor:
-    """Whether shared latents of `n` trials come from neurons and whether from behaviour, shape (2, n); never neither."""
+    """Whether shared latents of `n` trials come from neurons and whether from behaviour, (2, n); never neither."""
     sources = torch.ones(2, n, dtype=torch.bool)
     if first:
         sources[1] = False
