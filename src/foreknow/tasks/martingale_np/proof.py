@@ -60,8 +60,9 @@ _WHY_NARROW = (
 )
 _WHY_GAP = (
     "No term of the loss asks the generator for a martingale, only for likelihood. In a trial the network that ships, "
-    "trained six times as long, had the same gap (0.10 to 0.18), so more training is no remedy. With the pseudo term at "
-    "weight 1 the spread over draws was half as large after equal steps, and so was the gain in likelihood."
+    "trained six times as long, had the same gap (0.10 to 0.18), so more training is no remedy. A pseudo term of "
+    "weight 1 instead of 0.1 more than halved the spread over draws after equal steps, and with it "
+    "the gain in likelihood."
 )
 _WHY_YEARS = (
     "Forty-five years of twelve months are few tasks to learn a generator from; the interval over the sixteen test "
@@ -71,7 +72,9 @@ _WHY_SPREAD = (
     "Here the marginal term alone keeps the pseudo rows in use; in a trial, a pseudo term of weight 1 instead of 0.1 "
     "more than halved the spread."
 )
-_WHY_ATTENTIVE = "Attentive arms have one seed and 300 steps, which is what the budget allows: so this compares hardly trained networks."
+_WHY_ATTENTIVE = (
+    "Attentive arms have one seed and 300 steps, which is what the budget allows: hardly trained networks are compared."
+)
 PIXELS = (10, 20, 32)
 
 
@@ -134,8 +137,8 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
     notes = [
         f"Every arm with randomness uses {size.draws} draws; likelihoods are of target rows only, in nats a row.",
         "The standard deviation of a network is at least 0.1, which caps its likelihood at 1.38 nat a row.",
-        "Read the placebo beside MPNP: what MPNP gains over it is what pseudo data know of the task; the rest of the gain "
-        "over CNP comes from training a mixture over draws, whatever they are drawn from.",
+        "Read the placebo beside MPNP: what MPNP gains over it is what pseudo data know of the task; the rest of the "
+        "gain over CNP comes from training a mixture over draws, whatever they are drawn from.",
         "Equal steps and tasks for all arms of a part; a step of MPNP costs several times one of CNP (see seconds).",
     ]
     if earlier:
