@@ -209,8 +209,6 @@ def test_priors_drawn_are_broad_and_the_arms_draw_the_same():
 def test_a_meta_prior_of_ones_own_is_a_few_lines():
     @dataclass(frozen=True)
     class Mine(MetaPrior):
-        told: str = "parameters"
-
         @property
         def family(self):
             return FAMILIES["gamma"]

@@ -160,8 +160,6 @@ def test_a_model_and_priors_of_ones_own():
     @record
     @dataclass(frozen=True)
     class Rates(MetaPrior):
-        told: str = "parameters"
-
         @property
         def family(self):
             return FAMILIES["gamma"]

@@ -4,7 +4,7 @@ A subclass of `MetaPrior` names its family and draws parameters; everything else
 
     @record
     @dataclass(frozen=True)
-    class Mine(MetaPrior):
+    class Mine(MetaPrior):  # its settings, if any, are fields with annotations
         @property
         def family(self):
             return FAMILIES["gamma"]
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -83,15 +83,18 @@ class Hyper:
         return value if self.least is None else value.clamp(min=self.least)
 
 
+@dataclass(frozen=True)
 class MetaPrior(Prior):
     """A distribution over priors. A draw is a prior's parameters, and one state of that prior beside it.
 
-    A subclass is a frozen dataclass that writes `family` and `draw`. Its field `told` says what a network learns of
-    the parameters: "parameters", "constant" (nothing: the control arm), or "swapped" (the placebo: those of another
-    task, when it is used; it is trained with the right ones).
+    A subclass is a frozen dataclass that writes `family` and `draw`.
+
+    Args:
+        told: what a network learns of the parameters: "parameters", "constant" (nothing: the control arm), or "swapped"
+            (the placebo: those of another task, when it is used; it is trained with the right ones).
     """
 
-    told: str
+    told: str = field(default="parameters", kw_only=True)
 
     @property
     @abstractmethod
@@ -126,7 +129,7 @@ class MetaPrior(Prior):
         return self._telling("swapped")
 
     def _telling(self, told: str) -> Self:
-        return replace(self, told=told)  # type: ignore[type-var]
+        return replace(self, told=told)
 
     def describe(self) -> str:
         """One line for people."""
@@ -173,7 +176,6 @@ class ParametricMeta(MetaPrior):
 
     kind: str = "inverse-gamma"
     hyper: tuple[Hyper, ...] = (Hyper("gamma", 1.0, 1.0), Hyper("gamma", 1.0, 1.0))
-    told: str = "parameters"
 
     def __post_init__(self) -> None:
         check_option("ParametricMeta", "kind", self.kind, FAMILIES)
@@ -231,7 +233,6 @@ class MixtureMeta(MetaPrior):
     wide: float = 2.0
     apart: float = 3.0
     supports: tuple[str, ...] = ()
-    told: str = "parameters"
 
     def __post_init__(self) -> None:
         owner = "MixtureMeta"

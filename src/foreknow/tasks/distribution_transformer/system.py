@@ -397,14 +397,14 @@ class DistributionTransformer(System):
             found = shipped_network(self.task, meta.told, equal_budget=source == "arm")
         else:
             found = read_network(Path(source))
-            if self.prior != "paper" and replace(meta, told=found.meta.told) != found.meta:  # type: ignore[type-var]
+            if self.prior != "paper" and replace(meta, told=found.meta.told) != found.meta:
                 raise ConfigError(
                     f"DistributionTransformer: {source} holds a network that was fitted to other priors than given.",
                     hint="Leave prior='paper' to use the file's own.",
                 )
         place = self._place()
         network = found.network if place.type == "cpu" else copy.deepcopy(found.network).to(place)
-        return replace(found, network=network, meta=replace(found.meta, told=meta.told))  # type: ignore[type-var]
+        return replace(found, network=network, meta=replace(found.meta, told=meta.told))
 
     def _place(self) -> torch.device:
         from foreknow.common.device import resolve_device
