@@ -30,8 +30,8 @@ CARD = Card(
   url       = {https://arxiv.org/abs/2107.01408},
 }""",
     deviations=(
-        "Hyper-parameters are fitted by L-BFGS on logarithms within bounds, from noise 0.1; the released code takes up "
-        "to 30 000 steps of Adam from noise 1e-6. search='grid' compares the values of the released grid instead.",
+        "Hyper-parameters are fitted by L-BFGS on logarithms from the likeliest of nine starts; the released code has "
+        "up to 30 000 steps of Adam from noise 1e-6. search='grid' compares the values of the released grid instead.",
         "The noise variance is part of the predictive distribution of a new target, not only of the training matrix.",
         "Fitted to the end, the marginal likelihood prefers a point mass to any distribution of the variance: a and b "
         "grow until the t process is the Gaussian one. By default they keep their prior values; fit_prior=True fits "

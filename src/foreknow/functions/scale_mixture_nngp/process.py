@@ -23,6 +23,8 @@ from foreknow.nn.infinite import Convolutional, FullyConnected
 from foreknow.nn.linalg import jittered_cholesky
 
 BOUNDS = {"w_var": (0.05, 30.0), "b_var": (1e-4, 10.0), "readout_var": (1e-6, 1e6), "noise": (1e-6, 10.0)}
+STARTS = ((2.0, 0.5, 0.1), (2.0, 0.5, 0.01), (2.0, 2.0, 0.01), (2.0, 0.1, 1e-3))
+"""w_var, b_var and noise that the search may begin at besides the given ones: the likeliest is taken."""
 PRIOR_BOUNDS = (0.05, 1e4)
 
 
@@ -122,8 +124,19 @@ def fit_hyper(
             best = (value, theta.copy())
         return value, np.nan_to_num(gradient.numpy())
 
+    def value(theta: np.ndarray[Any, Any]) -> float:
+        given = dict(zip([*free, *names], torch.from_numpy(theta).exp()))
+        found = -_log_marginal(architecture, start, given, names, rows, y, n_draws).item() / len(y)
+        return found if np.isfinite(found) else 1e10
+
+    candidates = [best[1]]
+    for guess, size in product(STARTS, (0.1, 1.0)):
+        values = {**dict(zip(("w_var", "b_var", "noise"), guess)), "readout_var": size}
+        theta = best[1].copy()
+        theta[: len(free)] = np.log([values[name] for name in free])
+        candidates.append(np.clip(theta, low, high))
     optimize.minimize(
-        objective, best[1], jac=True, method="L-BFGS-B", bounds=list(zip(low, high)),
+        objective, min(candidates, key=value), jac=True, method="L-BFGS-B", bounds=list(zip(low, high)),
         options={"maxiter": max_iterations, "ftol": 1e-7, "gtol": 1e-4},
     )  # fmt: skip
     if not np.isfinite(best[0]):

@@ -329,19 +329,17 @@ class HilbertKernelClassifier(_SphereClassifier):
 
 def kernel_picture(activation: DesignedActivation) -> Lines:
     """The deep tangent kernel over the distance, each line divided by its value at distance 1."""
-    r = torch.logspace(-2, math.log10(1.9), 80, dtype=torch.float64)
+    r = torch.logspace(-2, math.log10(1.4), 80, dtype=torch.float64)
     lines = {}
     for depth in (10, 100, 1000, 10_000):
         found = deep_kernels(activation.dual, 0.5 * torch.cat([r, torch.ones(1).to(r)]).square(), depth)
         log_k = found.log_ntk - found.log_ntk[-1]
-        lines[f"{depth} layers"] = log_k[:-1].clamp(-300, 300).exp().numpy()
+        lines[f"{depth} layers"] = (log_k[:-1] / math.log(10)).numpy()
     alpha = activation.alpha
     if 0 < alpha < math.inf:
-        lines[f"limit |x - x'|^-{alpha:.3g}"] = (r**-alpha).numpy()
+        lines[f"limit |x - x'|^-{alpha:.3g}"] = (-alpha * r.log10()).numpy()
     title = f"{activation.regime()}, alpha = {alpha:.3g}"
-    return Lines(
-        r.numpy(), lines, "distance on the sphere", "kernel over its value at 1", title, log_x=True, log_y=True
-    )
+    return Lines(r.log10().numpy(), lines, "log10 distance on the sphere", "log10 kernel over its value at 1", title)
 
 
 def activation_picture(activation: DesignedActivation) -> Lines:
