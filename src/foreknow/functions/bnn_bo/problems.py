@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +118,7 @@ def support_vectors(n_rows: int = 200) -> Problem:
         n_rows: of the table that are used.
     """
     from sklearn.datasets import load_diabetes
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.model_selection import KFold
     from sklearn.svm import SVR
 
@@ -140,7 +142,9 @@ def support_vectors(n_rows: int = 200) -> Problem:
         for train, test in KFold(3).split(X):
             model = SVR(**point, max_iter=20_000)
             model.random_state = 0  # it would take a seed from numpy's global state otherwise
-            predicted[test] = model.fit(X[train], y[train]).predict(X[test])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # such settings are tried, and found to be bad
+                predicted[test] = model.fit(X[train], y[train]).predict(X[test])
         return float(np.sqrt(np.mean((predicted - y) ** 2)))
 
     return Problem("support-vectors", space, evaluate, True)

@@ -91,7 +91,7 @@ _SHRUNK = (
     "Branin and Hartmann: 20 evaluations after 8 in batches of 4 (the published run: 90 after 10 in batches of 10); "
     "the network draw has 100 parameters instead of 400, and another draw a seed instead of one; networks of two "
     "layers of 32 instead of three of 128; HMC keeps 10 draws of each of 8 chains, after 50 "
-    "proposals of at most 30 steps; DKL takes 200 joint steps instead of 5000, ensembles 5 members of 500 steps; "
+    "proposals of at most 60 steps; DKL takes 200 joint steps instead of 5000, ensembles 5 members of 500 steps; "
     "SG-HMC and Laplace are in the table of posteriors only."
 )
 

@@ -19,7 +19,7 @@ SURROGATES: dict[str, dict[str, Surrogate]] = {
     "ibnn": dict.fromkeys(PRESETS, IBNN()),
     "hmc": {
         "quick": HMCNet(_T, n_samples=4, n_burn=10, n_leapfrog=5, n_steps=30),
-        "small": HMCNet(_H, n_chains=8, n_samples=10, n_burn=50, n_leapfrog=30, step=0.005, n_steps=150),
+        "small": HMCNet(_H, n_chains=8, n_samples=10, n_burn=50, n_leapfrog=60, step=0.005, n_steps=150),
         "paper": HMCNet(start="mode"),
     },
     "sghmc": {
