@@ -21,7 +21,7 @@ from foreknow.core.evidence import Claim, Evidence
 from foreknow.core.measures import paired_interval
 from foreknow.core.system import PRESETS
 from foreknow.functions.mm_gpvae.baselines import FactorsAndComponents
-from foreknow.functions.mm_gpvae.measures import bits_per_spike, identification, relative_error
+from foreknow.functions.mm_gpvae.measures import bits_per_spike, identification, linear_r2, relative_error
 from foreknow.functions.mm_gpvae.simulator import DigitTrials, rotating_digits
 from foreknow.functions.mm_gpvae.system import MMGPVAE
 
@@ -149,7 +149,7 @@ def measure(arm: str, seed: int, sizes: Sizes, train: DigitTrials, test: DigitTr
     found, new = (model.latents(t.spikes, None if alone else t.images) for t in (train, test))
     rates = model.rates(test.spikes, None if alone else test.images)
     record: Record = {
-        **identification(found, train.latents, new, test.latents),
+        **(_as_one_block if alone else identification)(found, train.latents, new, test.latents),
         "bits_per_spike": bits_per_spike(test.spikes_again, rates, model.mean_rates_),
         "rate_r2": 1 - relative_error(test.rates, rates),
         "seconds": watch.seconds,
@@ -164,6 +164,13 @@ def measure(arm: str, seed: int, sizes: Sizes, train: DigitTrials, test: DigitTr
     if isinstance(model, MMGPVAE) and arm != "off":
         record["lengthscales"] = {name: values.round(2).tolist() for name, values in model.lengthscales_.items()}
     return {name: round(v, 6) if isinstance(v, float) else v for name, v in record.items()}
+
+
+def _as_one_block(train: Any, true_train: Any, test: Any, true_test: Any) -> dict[str, float]:
+    """R^2 of the two latents of neurons from all found ones: neurons alone cannot tell which one is shared."""
+    x, x_new = (np.concatenate([found["neural"], found["shared"]], -1) for found in (train, test))
+    names = ("r2_neural", "r2_shared")
+    return {name: linear_r2((x, true_train[..., i]), (x_new, true_test[..., i])) for i, name in enumerate(names)}
 
 
 # Claims ------------------------------------------------------------------------------------------------------------

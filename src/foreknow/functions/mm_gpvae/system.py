@@ -73,6 +73,7 @@ class MMGPVAE(System):
         device: where to compute.
 
     Example:
+        >>> from foreknow.functions import rotating_digits
         >>> train, test = rotating_digits(6, 2, n_bins=12, n_neurons=5, size=8)
         >>> model = MMGPVAE(hidden_neural=(8,), hidden_behavior=(16, 8), epochs=2, random_state=0)
         >>> model.fit(train.spikes, train.images).latents(test.spikes, test.images)["shared"].shape

@@ -142,7 +142,8 @@ def fit_network(
         lengthscales.append(tuple(network.lengthscales.detach().cpu().tolist()))
         tell(epoch + 1, fitting.epochs, f"bound {total:.4g} nats a trial")
     network.eval()
-    if network.prior.domain != "white" and max(lengthscales[-1]) > 2 * network.n_bins:
+    limit = max(2 * network.n_bins, 1.5 * network.prior.lengthscale)
+    if network.prior.domain != "white" and max(lengthscales[-1]) > limit:
         warnings.warn(
             f"MMGPVAE: a lengthscale grew to {max(lengthscales[-1]):.0f} bins in trials of {network.n_bins}: this "
             "latent is nearly constant in a trial.",
