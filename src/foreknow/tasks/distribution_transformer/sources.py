@@ -17,6 +17,9 @@ from foreknow.tasks.distribution_transformer.presets import experiment
 from foreknow.tasks.distribution_transformer.supports import from_real
 
 
+_MOST_LOG = 60.0  # of a variance: beyond it single precision cannot hold an observation
+
+
 class VarianceSource:
     """Fresh priors, a variance from each, and the first observations of it; a seed is a set of tasks.
 
@@ -39,8 +42,10 @@ class VarianceSource:
         if not self.n_min <= size <= self.n_max:
             raise InputError(f"{self.name}: the size must be in {self.n_min}..{self.n_max} observations, got {size}.")
         generator = torch_stream(seed, "distribution-transformer", "price")
-        params = experiment("inverse-gamma").meta.draw(self._n_tasks, generator)
+        params = experiment("inverse-gamma").meta.draw(2 * self._n_tasks, generator)
         state = InverseGammaFamily().sample(params, generator)
+        keep = (state[:, 0].abs() < _MOST_LOG).nonzero()[: self._n_tasks, 0]
+        params, state = params[keep], state[keep]
         x = from_real(state, ("positive",))
         z = x.sqrt() * torch.randn(self._n_tasks, self.n_max, generator=generator, dtype=torch.float64)
         z[:, size:] = np.nan
