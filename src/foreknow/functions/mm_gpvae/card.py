@@ -47,7 +47,7 @@ CARD = Card(
         "fusion='poe' (product of the two experts), p_alone (trials of training whose shared latents come from one "
         "recording alone) and warmup (first epochs with shared latents from neurons alone) are additions, off by "
         "default, as are trials of unequal length, which end early on the circle of the longest.",
-        "The proof has the digits of scikit-learn, 16 x 16 pixels, smaller networks, shorter training at higher rates "
+        "The proof has the digits of scikit-learn, 12 x 12 pixels, smaller networks, shorter training at higher rates "
         "and fewer neurons than the paper; its simple baseline is Gaussian-process factor analysis fitted by EM here.",
         "The data of fly and moth are not part of the library.",
     ),
