@@ -313,6 +313,16 @@ def test_proof_runs_and_its_claims_can_fail() -> None:
     assert all(claim.low is not None or claim.high is not None for claim in evidence.claims)
 
 
+def test_real_sets_have_rows_and_numbers() -> None:
+    from foreknow.functions.scale_mixture_nngp.sets import REGRESSION, SMALL
+
+    for name, load in REGRESSION.items():
+        X, y = load()
+        assert len(X) == len(y) > 40 and X.shape[1] >= 1, name
+        assert np.isfinite(X).all() and np.isfinite(y).all() and y.std() > 0, name
+        assert (len(y) < 100) == (name in SMALL), name
+
+
 def test_outliers_and_shift_are_what_they_say() -> None:
     from foreknow.functions.scale_mixture_nngp import proof
 

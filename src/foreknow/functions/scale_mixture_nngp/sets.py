@@ -15,9 +15,10 @@ Array = NDArray[np.float64]
 
 
 def _mlxtend(name: str) -> tuple[Array, Array]:
-    X, y = getattr(require("mlxtend.data", "This table"), name)()
+    X, y = (np.asarray(part, dtype=np.float64) for part in getattr(require("mlxtend.data", "This table"), name)())
+    X = X[:, np.isfinite(X).any(axis=0)]  # a column of names is read as missing throughout
     kept = np.isfinite(X).all(axis=1)
-    return np.asarray(X, dtype=np.float64)[kept], np.asarray(y, dtype=np.float64)[kept]
+    return X[kept], y[kept]
 
 
 def _statsmodels(name: str, target: str, drop: tuple[str, ...] = ()) -> tuple[Array, Array]:
