@@ -1,4 +1,4 @@
-"""The central claim of `martingale-np` in small: pseudo data make the same network likelier, on functions like its own."""
+"""The central claim of `martingale-np` in small: pseudo data make the same network likelier, on functions it knows."""
 
 from dataclasses import replace
 
