@@ -24,8 +24,9 @@ from foreknow.core.batch import Batch
 from foreknow.core.predictive import Gaussian
 from foreknow.core.prior import Prior, Simulator
 from foreknow.core.registry import register
+from foreknow.nn.linalg import jittered_cholesky
 from foreknow.tasks.martingale_np.card import CARD
-from foreknow.tasks.pfn.priors.gp import cholesky, correlation
+from foreknow.tasks.pfn.priors.gp import correlation
 from foreknow.tasks.pfn.priors.hyper import Tables, gamma, normal, redraw_non_finite, uniform
 
 KERNELS = ("rbf", "matern52", "periodic")
@@ -120,7 +121,7 @@ class GPTasks(Simulator):
             mean, variance = torch.zeros_like(prior), prior
         else:
             eye = torch.eye(batch.n_context, dtype=x.dtype, device=x.device)
-            factor = cholesky(self.covariance(x, x, info) + noise * eye)
+            factor = jittered_cholesky(self.covariance(x, x, info) + noise * eye)
             half = torch.linalg.solve_triangular(factor, self.covariance(x, query, info), upper=False)
             white = torch.linalg.solve_triangular(factor, y[..., None], upper=False)
             mean = (half * white).sum(dim=-2)
@@ -139,7 +140,7 @@ class GPTasks(Simulator):
             info = {name: between(getattr(self, name), n) for name in ("lengthscale", "amplitude", "period")}
             x = between(self.x_range, n, n_rows, self.n_features)
             eye = torch.eye(n_rows, dtype=dtype, device=device)
-            factor = cholesky(self.covariance(x, x, info) + max(self.jitter**2, 1e-7) * eye)
+            factor = jittered_cholesky(self.covariance(x, x, info) + max(self.jitter**2, 1e-7) * eye)
             y = (factor @ normal((n, n_rows, 1), generator, device, dtype)).squeeze(-1)
             if self.heavy_noise:
                 scale = self.heavy_noise * uniform((n, 1), generator, device, dtype)
