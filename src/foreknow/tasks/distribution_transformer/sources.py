@@ -16,7 +16,6 @@ from foreknow.tasks.distribution_transformer.observing import NormalVariance
 from foreknow.tasks.distribution_transformer.presets import experiment
 from foreknow.tasks.distribution_transformer.supports import from_real
 
-
 _MOST_LOG = 60.0  # of a variance: beyond it single precision cannot hold an observation
 
 
