@@ -64,7 +64,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "inverse-gamma": Experiment(
         ParametricMeta("inverse-gamma", (Hyper("gamma", 1.0, 1.0), Hyper("gamma", 1.0, 1.0))),
         NormalVariance(8),
-        _SMALL,
+        replace(_SMALL, n_steps=10_000),
         _PAPER,
         "a variance with an inverse-gamma prior, seen through normal numbers",
         NormalVariance(1),
@@ -72,7 +72,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "mixture": Experiment(
         MixtureMeta((-3.0,), (3.0,), (1.0,), n_components=4),
         LinearSensors(((1.0,), (1.0,)), (0.1, 4.0), n_max=3),
-        replace(_FILTER, n_steps=1200, lr=3e-3),
+        _FILTER,
         replace(_PAPER, n_components=4),
         "a Gaussian mixture seen by a precise and a coarse linear sensor",
     ),
