@@ -30,7 +30,7 @@ CARD = Card(
 }""",
     deviations=(
         "The networks that ship have tokens of 32 numbers, 2 or 3 blocks and 2 or 4 heads, are pre-normalised and saw "
-        "0.3 to 2 million tasks; the published one for variances has 64, 6 and 8, is post-normalised and saw 10 "
+        "0.3 to 2.6 million tasks; the published one for variances has 64, 6 and 8, is post-normalised and saw 10 "
         "million. The preset 'paper' has the published sizes.",
         "Where the prior is a mixture, the networks that ship change its components in their own scale (residual) in "
         "place of replacing them; the preset 'paper' does not.",
