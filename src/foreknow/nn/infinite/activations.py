@@ -221,6 +221,9 @@ class Elementwise(_Expanded):
         self._n_terms = check_int("Elementwise", "n_terms", n_terms, low=1)
         self._n_nodes = check_int("Elementwise", "n_nodes", n_nodes, low=n_terms, high=180)
 
+    def __repr__(self) -> str:
+        return f"Elementwise({getattr(self.function, '__name__', type(self.function).__name__)})"
+
     def __call__(self, u: Tensor) -> Tensor:
         return self.function(u)
 
