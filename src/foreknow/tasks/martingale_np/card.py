@@ -41,8 +41,9 @@ CARD = Card(
         "With no context the generator and the mean read a vector of zeros.",
         "The networks that ship (width 64, mean aggregation) were trained by Muon for 6000 steps of 16 RBF tasks, with "
         "0 to 47 context rows, 10 pseudo rows, 4 draws and a pseudo term of weight 0.1; the preset 'paper' has the "
-        "published sizes, Adam, 256 tasks a step and equal weights. Attentive and placebo networks do not ship: they "
-        "are trained at first use, or by foreknow pretrain martingale-np.",
+        "published sizes, Adam, 256 tasks a step and equal weights. Optimiser and weight were compared on RBF tasks of "
+        "another stream. Attentive networks do not ship: they are trained at first use, or by foreknow pretrain "
+        "martingale-np.",
         "SVHN, CelebA, the Hudson Bay pelt records and Bayesian optimisation are not measured: no package that the "
         "library uses ships the data; images are handwritten digits.",
     ),
