@@ -118,16 +118,22 @@ def test_light_components_are_given_up_and_heavy_ones_split():
     assert torch.allclose(tidy.log_weights[1], mix.log_weights[1]) and torch.equal(tidy.means[1], mix.means[1])
 
 
-def test_anchors_bring_a_lost_belief_back(ranges):
-    """A start far outside the training: importance sampling sees that the update is wrong."""
-    motion, finder = swing(), RangeFinder()
-    far = Belief.normal([60.0, 0.0], [[400.0, 0.0], [0.0, 1.0]])
-    for anchor in ("moments", "resample"):
-        flt = DTFilter(ranges, motion, start=far, anchor=anchor, model=finder, n_draws=2000)
-        for z in (30.0, 30.5, 29.8):
-            belief = flt.step(z)
-        assert flt.n_anchored >= 1
-        assert bool(belief.covariance().isfinite().all()) and belief.n_components == 4
+@pytest.mark.parametrize("anchor", ["moments", "resample"])
+def test_anchors_bring_a_lost_belief_back(ranges, anchor, monkeypatch):
+    """A network whose every update is four units off: importance sampling sees it, and puts the belief right."""
+    motion, finder, right = swing(), RangeFinder(), ranges._posterior
+
+    def lost(*inputs):
+        found = right(*inputs)
+        return MultivariateMixture(found.log_weights, found.means + torch.tensor([4.0, 0.0]), found.scale_tril)
+
+    monkeypatch.setattr(ranges, "_posterior", lost)
+    found = {}
+    for kind in ("none", anchor):
+        flt = DTFilter(ranges, motion, start=START, anchor=kind, model=finder, n_draws=4000)
+        found[kind] = flt.step(9.6)
+    assert flt.n_anchored == 1 and found[anchor].n_components == 4
+    assert abs(float(found["none"].mean()[0]) - 9.6) > 3 and abs(float(found[anchor].mean()[0]) - 9.6) < 1
 
 
 def test_a_check_of_a_right_update_finds_nothing(ranges):

@@ -159,7 +159,7 @@ def test_the_control_arm_does_not_see_the_prior():
 def test_a_model_and_priors_of_ones_own():
     @record
     @dataclass(frozen=True)
-    class Rates(MetaPrior):
+    class OwnRates(MetaPrior):
         @property
         def family(self):
             return FAMILIES["gamma"]
@@ -167,11 +167,11 @@ def test_a_model_and_priors_of_ones_own():
         def draw(self, n, generator):
             return torch.rand(n, 2, generator=generator, dtype=torch.float64) * 3 + 0.5
 
-    class Counts:
+    class OwnCounts:
         def observe(self, state, params, *, generator):
             return {"count": torch.poisson(state.expand(-1, 4), generator=generator).unsqueeze(-1)}
 
-    dt = DistributionTransformer(Rates(), settings=TINY, random_state=0).fit(Counts())
+    dt = DistributionTransformer(OwnRates(), settings=TINY, random_state=0).fit(OwnCounts())
     after = dt.update(Belief.gamma(2.0, 1.0), count=[3, 1])
     assert after.supports == ("positive",) and float(after.marginal().mean()) > 0
     assert dt.row_names()[-1] == "count_4" and dt.pictures() == {}

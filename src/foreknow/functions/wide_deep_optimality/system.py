@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,9 +49,9 @@ class _SphereClassifier(System):
     sphere: str
     dim: int | str
 
+    @abstractmethod
     def _depth(self) -> int | None:
         """Layers, or None for the limit."""
-        raise NotImplementedError
 
     def _rule(self) -> str:
         return "votes"
