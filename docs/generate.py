@@ -197,6 +197,8 @@ STUDIES = {
     "price-neural-circuit": "`neural-circuit`, a swimmer",
     "price-colbert": "`colbert`, questions about documentation",
     "price-lc-pfn": "`lc-pfn`, runs of small networks",
+    "price-distribution-transformer": "`distribution-transformer`, variances from a few numbers (arms of equal budget)",
+    "price-martingale-np": "`martingale-np`, sea temperatures of a year from some of its months",
 }
 """Files of `benchmarks/price.py` -> what was priced."""
 
