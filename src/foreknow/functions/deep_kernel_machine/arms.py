@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from foreknow.nn.inducing import inducing_rows
 Floats = NDArray[np.float64]
 
 
-class _Scaled(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+class _Scaled(RegressorMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """Standardised columns and targets around `_learn` and `_moments`."""
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
@@ -41,11 +42,13 @@ class _Scaled(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: ArrayLike) -> Floats:
         return np.asarray(self.predict_dist(X).mean().numpy())
 
+    @abstractmethod
     def _learn(self, X: Floats, y: Floats) -> None:
-        raise NotImplementedError
+        """Learn from standardised rows and targets."""
 
+    @abstractmethod
     def _moments(self, X: Floats) -> tuple[Floats, Floats]:
-        raise NotImplementedError
+        """Means and standard deviations of standardised targets."""
 
 
 class SparseGP(_Scaled):

@@ -7,6 +7,7 @@ h(x)   = mean + g_u(x) + c . relu(a g_u(x) / scale + b)     `ThreeLayerNetwork`
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Generator, Tensor, nn
@@ -19,14 +20,14 @@ KERNELS = ("relu", "polynomial", "hermite")
 _CHUNK = 4_000_000  # numbers of a basis held at once when predicting
 
 
-class Feature(nn.Module):
+class Feature(nn.Module, ABC):
     """A linear function of a frozen basis: `basis(x)` has shape (n, m), `forward(x)` is basis(x) @ weights."""
 
     weights: nn.Parameter
 
+    @abstractmethod
     def basis(self, x: Tensor) -> Tensor:
         """What the weights multiply, shape (n, m)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """The bottleneck, shape (n,)."""

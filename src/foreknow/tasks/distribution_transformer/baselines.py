@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from foreknow.common.deps import require
 from foreknow.common.rng import seed_of, torch_stream
-from foreknow.core.predictive import Empirical, Gaussian, MultivariateMixture, Predictive
+from foreknow.core.predictive import Empirical, Gaussian, MultivariateMixture
 from foreknow.tasks.distribution_transformer.families import Family
 from foreknow.tasks.distribution_transformer.filtering import Motion
 from foreknow.tasks.distribution_transformer.observing import HasLikelihood, Observations, RangeFinder
@@ -277,7 +278,7 @@ class _own_random_state:
 # Plain methods for a price ---------------------------------------------------------------------------------------
 
 
-class RowsOfVariance:
+class RowsOfVariance(ABC):
     """Base of the plain methods for the variance task: they read the rows that `predict` of the system takes.
 
     A row holds concentration, rate, and up to `n` observations with NaN where there is none.
@@ -287,9 +288,9 @@ class RowsOfVariance:
         """Nothing is learnt."""
         return self
 
-    def predict_dist(self, X: Floats) -> Predictive:
-        """Distributions of log x, brought to x by the caller."""
-        raise NotImplementedError
+    @abstractmethod
+    def log_prob(self, X: Floats, x: Tensor) -> Tensor:
+        """Log density of variances x (n,), given rows (n, 2 + observations)."""
 
 
 class ExactVariance(RowsOfVariance):
