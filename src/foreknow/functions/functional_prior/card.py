@@ -24,7 +24,7 @@ CARD = Card(
         "The sampler's step is lr / sqrt(n). Read literally, lr = 0.01 gave chains "
         "3 (n = 64) to 180 (n = 455) times as wide as the exact posterior of a linear model; SGHMCSettings("
         "scale_lr=False) restores it.",
-        "Three settings of the sampler were compared on the first three of the proof's curves; the published ones stayed.",
+        "Three settings of the sampler were compared on the first three of the proof's curves; the published stayed.",
         "The critic's two bags of functions are drawn once every outer step, and each inner step takes new "
         "interpolates between them.",
         "With the flow family chains move in the base of the flow, where the density is normal, so planar flows need "
