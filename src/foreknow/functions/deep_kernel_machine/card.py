@@ -54,8 +54,8 @@ CARD = Card(
         "out.",
     ),
     limits=(
-        "In its small proof, whose trainings are short, it is worse than its own infinite-width limit (nu = inf) on five "
-        "of six tables, and why is not settled: compare with prior='off' before you rely on it.",
+        "In its small proof, whose trainings are short, it is worse than its own infinite-width limit (nu = inf) on "
+        "five of six tables, and why is not settled: compare with prior='off' before you rely on it.",
         "One target of numbers is little evidence for a representation: at small nu it overfits, and the best nu is "
         "then often large.",
         "Full-batch learning is cubic in the rows and refuses more than 3000; use inducing points.",
