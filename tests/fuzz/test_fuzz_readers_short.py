@@ -1,10 +1,9 @@
-from __future__ import annotations
+"""A few seconds of the fuzz target of the table readers."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from launching import launch
 
 pytest.importorskip("atheris", reason="atheris is installed on Linux only")
 TARGET = Path(__file__).with_name("fuzz_table_reader.py")
@@ -16,16 +15,11 @@ SEEDS = {
 }
 
 
-def fuzz(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    corpus = folder / "corpus"
+def test_a_short_run_finds_nothing(tmp_path):
+    corpus = tmp_path / "corpus"
     corpus.mkdir()
     for name, content in SEEDS.items():
         (corpus / name).write_bytes(content)
-    command = [sys.executable, str(TARGET), "-seed=1", f"-artifact_prefix={folder}/", *arguments, str(corpus)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
-
-
-def test_a_short_run_finds_nothing(tmp_path):
-    done = fuzz(tmp_path, "-runs=3000", "-max_total_time=5", "-max_len=256")
+    done = launch(TARGET, tmp_path, "-runs=3000", "-max_total_time=5", "-max_len=256", str(corpus))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Done" in done.stderr, done.stderr[-2000:]
