@@ -56,6 +56,13 @@ def test_require():
     assert caught.value.hint == "Run: pip install no_such_package_here"
 
 
+def test_require_says_why_an_installed_package_fails(tmp_path, monkeypatch):
+    (tmp_path / "half_installed.py").write_text("import no_such_package_here\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(errors.MissingExtraError, match="installed but fails: No module named 'no_such_package_here'"):
+        deps.require("half_installed", "Reading x")
+
+
 def test_require_names_the_extra(monkeypatch):
     def absent(name):
         raise ImportError(name)

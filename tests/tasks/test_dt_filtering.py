@@ -95,11 +95,11 @@ def test_side_by_side_is_one_by_one(ranges):
 
 def test_two_hundred_steps_stay_on_the_track(ranges):
     motion, finder = swing(), RangeFinder()
-    states, seen = simulate(motion, finder, 10, 200, seed=5)
+    states, seen = simulate(motion, finder, start_belief(10), 200, seed=5)
     flt = DTFilter(ranges, motion, start=start_belief(10))
     errors = []
     for truth, z in zip(states, seen):
-        belief = flt.step(z.unsqueeze(-1))
+        belief = flt.step(z)
         errors.append((belief.mean()[:, 0] - truth[:, 0]).abs())
         assert bool(belief.covariance().isfinite().all())
     error = torch.stack(errors)
@@ -192,13 +192,13 @@ def test_filters_need_a_network_of_mixtures():
 
 def test_particles_and_the_gaussian_sum_agree():
     motion, finder = swing(), RangeFinder()
-    states, seen = simulate(motion, finder, 3, 8, seed=1)
+    states, seen = simulate(motion, finder, start_belief(3), 8, seed=1)
     flt = ParticleFilter(motion, finder, 5000, torch_stream(0, "pf")).start(start_belief(3))
     belief = start_belief(3).to(dtype=torch.float64)
     summed = GaussianSumFilter(motion, finder, 16)
     for z in seen:
-        flt.step({"range": z[:, None, None]})
-        belief = summed.step(belief, {"range": z[:, None, None]})
+        flt.step(z)
+        belief = summed.step(belief, z)
     mean, cov = flt.moments()
     assert torch.allclose(mean, belief.mean(), atol=0.1)
     assert torch.allclose(cov, belief.covariance(), atol=0.1)
@@ -211,8 +211,9 @@ def test_kalman_filters_follow_clean_ranges(kind):
     pytest.importorskip("filterpy")
     finder = RangeFinder(p_short=0.0, p_uniform=0.0, p_most=0.0)
     motion = LinearMotion([[1.0, 1.0], [-0.02, 0.9]], [[1e-4, 0.0], [0.0, 0.04]])
-    states, seen = simulate(motion, finder, 1, 30, seed=0)
-    mean, _ = KalmanRange(motion, finder, kind).run(np.array([10.0, 0.0]), np.diag([9.0, 0.25]), seen[:, 0].numpy())
+    states, seen = simulate(motion, finder, start_belief(1), 30, seed=0)
+    distances = np.array([float(z["range"]) for z in seen])
+    mean, _ = KalmanRange(motion, finder, kind).run(np.array([10.0, 0.0]), np.diag([9.0, 0.25]), distances)
     assert np.abs(mean[5:, 0] - states[5:, 0, 0].numpy()).mean() < 0.5
 
 
@@ -318,8 +319,8 @@ def test_a_file_of_returns_or_prices(returns, tmp_path):
 
 
 def test_a_file_of_ranges(ranges, tmp_path):
-    _, seen = simulate(swing(), RangeFinder(), 1, 30, seed=2)
-    values = seen[:, 0].clamp(0, 20).tolist()
+    _, seen = simulate(swing(), RangeFinder(), start_belief(1), 30, seed=2)
+    values = [min(max(float(z["range"]), 0.0), 20.0) for z in seen]
     file = write_csv(tmp_path / "z.csv", ["range"], [[v] if i != 4 else [""] for i, v in enumerate(values)])
     applied = ranges.apply_files([file], tmp_path, {})
     head = applied.files[0].read_text().splitlines()[0]

@@ -25,6 +25,7 @@ from foreknow.tasks.distribution_transformer.observing import (
     some_of,
 )
 from foreknow.tasks.distribution_transformer.oracles import (
+    GPPosterior,
     GridPosterior,
     inverse_gamma_posterior,
     linear_gaussian_posterior,
@@ -129,6 +130,35 @@ def test_gp_data_and_its_oracle_agree_with_the_joint_process():
     solved = np.linalg.solve(cov[1:, 1:], cov[1:, 0])
     assert float(after) == pytest.approx(0.2 + solved @ y, abs=1e-4)
     assert float(sd) == pytest.approx(math.sqrt(1.1**2 - solved @ cov[1:, 0]), abs=1e-3)
+
+
+def test_the_sum_over_lengthscales_is_the_posterior():
+    """Against self-normalised importance sampling from the prior, and as a density: it integrates to one."""
+    model = GPData(4)
+    params = torch.tensor([[0.2, 1.1, 2.0, 4.0], [-0.3, 0.9, 5.0, 9.0]], dtype=torch.float64)
+    state = torch.tensor([[0.7, 0.3], [-0.5, 0.6]], dtype=torch.float64)
+    seen = model.observe(state, params, generator=torch_stream(1, "gp"))
+    exact = GPPosterior(model, params, seen)
+    values = torch.linspace(-6, 6, 4001, dtype=torch.float64)
+    density = torch.stack([exact.log_prob(v.expand(2)) for v in values]).exp()
+    assert torch.allclose(density.sum(0) * (values[1] - values[0]), torch.ones(2, dtype=torch.float64), atol=1e-3)
+    rng = np.random.default_rng(0)
+    for i, (mean, sd, a, rate) in enumerate(params.tolist()):
+        every = np.concatenate([seen["query"][i, :, 0].numpy(), seen["data"][i, :, 0].numpy()])
+        y = seen["data"][i, :, 1].numpy() - mean
+        weights, heights = [], []
+        for length in rng.gamma(a, 1 / rate, size=4000):
+            cov = sd**2 * np.exp(-0.5 * ((every[:, None] - every[None]) / length) ** 2)
+            inner = cov[1:, 1:] + 0.1**2 * np.eye(4)
+            solved = np.linalg.solve(inner, cov[1:, 0])
+            weights.append(stats.multivariate_normal(np.zeros(4), inner).pdf(y))
+            spread = math.sqrt(sd**2 - solved @ cov[1:, 0])
+            heights.append(stats.norm(mean + solved @ y, spread).pdf(float(state[i, 0])))
+        expected = math.log(np.average(heights, weights=weights))
+        assert float(exact.log_prob(state[:, 0])[i]) == pytest.approx(expected, abs=0.05)
+    both = torch.stack([state[:, 0].expand(301, 2), exact.log_lengths], -1)
+    total = torch.stack([exact.log_prob_of_both(row) for row in both]).exp().sum(0) * exact.log_step.exp()
+    assert torch.allclose(total.log(), exact.log_prob(state[:, 0]), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -252,4 +252,4 @@ def test_a_shipped_network_needs_no_fit():
     x = exact.sample(4000, generator=torch_stream(0, "exact"))
     assert float((exact.log_prob(x) - after.log_prob(x)).mean()) < 0.15
     with pytest.raises(ConfigError, match="no network ships"):
-        shipped_network("quantum")
+        shipped_network("quantum", "constant")

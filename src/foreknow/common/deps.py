@@ -45,13 +45,16 @@ def require(module: str, purpose: str) -> ModuleType:
         purpose: what needs it, as the subject of a sentence: `"Reading parquet files"`.
 
     Raises:
-        MissingExtraError: if the module is not installed.
+        MissingExtraError: if the module is not installed, or cannot be imported.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         if available(module):
-            raise
+            raise MissingExtraError(
+                f"{purpose} needs the package {module.partition('.')[0]!r}, which is installed but fails: {error}.",
+                hint="Install what it asks for, or take it away: what is optional is then left out.",
+            ) from error
         extra = _EXTRA_OF.get(module.partition(".")[0])
         line = f"pip install 'foreknow[{extra}]'" if extra else f"pip install {module.partition('.')[0]}"
         raise MissingExtraError(

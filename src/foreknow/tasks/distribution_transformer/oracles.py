@@ -9,7 +9,13 @@ from torch import Tensor
 
 from foreknow.core.predictive import MultivariateMixture
 from foreknow.tasks.distribution_transformer.families import Family
-from foreknow.tasks.distribution_transformer.observing import HasLikelihood, LinearSensors, Observations, RangeFinder
+from foreknow.tasks.distribution_transformer.observing import (
+    GPData,
+    HasLikelihood,
+    LinearSensors,
+    Observations,
+    RangeFinder,
+)
 from foreknow.tasks.distribution_transformer.supports import from_real
 
 
@@ -154,3 +160,56 @@ class GridPosterior:
     def divergence(self, log_density: Tensor) -> Tensor:
         """KL(this || q) from log q at the grid points, shape (n,)."""
         return self.mean_of(torch.where(self.log_density > -80, self.log_density - log_density, 0.0))
+
+
+class GPPosterior:
+    """Posteriors of a Gaussian process's value, its lengthscale on a grid of its logarithm: exact up to the grid.
+
+    Args:
+        model: of the data.
+        params: mean and standard deviation of the value, concentration and rate of the lengthscale, shape (n, 4).
+        observations: "data" (n, m, 2) and "query" (n, 1, 1).
+        n_points: of each grid, which spans `n_sds` standard deviations of the prior's log lengthscale each way.
+    """
+
+    def __init__(
+        self, model: GPData, params: Tensor, observations: Observations, n_points: int = 301, n_sds: float = 5.0
+    ) -> None:
+        a, rate = params[:, 2], params[:, 3]
+        middle, sd = torch.digamma(a) - rate.log(), torch.polygamma(1, a).sqrt()
+        steps = torch.linspace(-n_sds, n_sds, n_points, dtype=torch.float64)
+        self.log_lengths = middle + sd * steps[:, None]  # (g, n)
+        prior = a * (rate.log() + self.log_lengths) - rate * self.log_lengths.exp() - torch.lgamma(a)
+        self.prior_mean = a / rate
+        parts = [
+            model.log_posterior_grid(
+                params[i], {k: v[i : i + 1] for k, v in observations.items()}, self.log_lengths[:, i].exp()
+            )
+            for i in range(len(params))
+        ]
+        evidence, self.means, self.sds = (torch.stack(part, -1) for part in zip(*parts))
+        self.log_weights = (evidence + prior).log_softmax(0)
+        self.log_step = (sd * (steps[1] - steps[0])).log()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of the value, shape (n,)."""
+        return torch.logsumexp(self.log_weights + self._normal(slice(None)).log_prob(value), 0)
+
+    def log_prob_of_both(self, state: Tensor) -> Tensor:
+        """Log density of the value and of the lengthscale's logarithm, at (n, 2): the nearest point of the grid."""
+        nearest = (self.log_lengths - state[:, 1]).abs().argmin(0)
+        columns = torch.arange(len(state))
+        density = self.log_weights[nearest, columns] - self.log_step
+        return density + self._normal((nearest, columns)).log_prob(state[:, 0])
+
+    def at_mode(self) -> torch.distributions.Normal:
+        """The value given the lengthscale with the most probable logarithm."""
+        return self._normal((self.log_weights.argmax(0), torch.arange(self.means.shape[1])))
+
+    def at_prior_mean(self) -> torch.distributions.Normal:
+        """The value given the prior mean of the lengthscale."""
+        nearest = (self.log_lengths - self.prior_mean.log()).abs().argmin(0)
+        return self._normal((nearest, torch.arange(self.means.shape[1])))
+
+    def _normal(self, index: object) -> torch.distributions.Normal:
+        return torch.distributions.Normal(self.means[index], self.sds[index])  # type: ignore[index]

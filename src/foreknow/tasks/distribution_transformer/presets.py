@@ -52,6 +52,7 @@ _SMALL = DistributionSettings(norm="pre", n_heads=2, lr=2e-3, batch_size=256, n_
 _ARM = replace(_SMALL, depth=2, n_steps=1200, lr=3e-3)
 _FILTER = replace(_SMALL, n_components=4, residual=True, depth=2)
 _RANGE = replace(_FILTER, depth=3, n_heads=4, batch_size=512)
+_WIDE = replace(_RANGE, width=64, n_steps=5000)
 _POSITION, _PLANE = (0.0, 20.0), (-15.0, 15.0)
 
 # K = 5, width 64, 8 heads, 6 layers of 2048, batches of 2000, 50 epochs of 100 steps, of which 5 or 10 warm up.
@@ -72,7 +73,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "mixture": Experiment(
         MixtureMeta((-3.0,), (3.0,), (1.0,), n_components=4),
         LinearSensors(((1.0,), (1.0,)), (0.1, 4.0), n_max=3),
-        _FILTER,
+        _WIDE,
         replace(_PAPER, n_components=4),
         "a Gaussian mixture seen by a precise and a coarse linear sensor",
     ),
@@ -112,7 +113,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             (_PLANE[0], _PLANE[0], -1.0, -1.0), (_PLANE[1], _PLANE[1], 1.0, 1.0), (1.0, 1.0, 0.4, 0.4), n_components=4
         ),
         RangeBearing(),
-        replace(_FILTER, width=64),
+        _WIDE,
         _PAPER_FILTER,
         "position and velocity in the plane, from ranges with clutter and bearings",
     ),
@@ -138,12 +139,7 @@ _QUICK: dict[str, Any] = {
 }  # fmt: skip
 _NAME = "distribution-transformer-"
 
-SHIPPED = {
-    ("inverse-gamma", "parameters"): _NAME + "inverse-gamma",
-    ("mixture", "parameters"): _NAME + "mixture",
-    ("range", "parameters"): _NAME + "range",
-    ("volatility", "parameters"): _NAME + "volatility",
-}
+SHIPPED = {(task, "parameters"): _NAME + task for task in EXPERIMENTS}
 """Task and what the network is told -> name of the network in `foreknow/trained`."""
 
 ARMS = {

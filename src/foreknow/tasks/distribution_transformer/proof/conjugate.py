@@ -33,6 +33,13 @@ _WHY_FAR = (
     "make: narrow priors or extreme values); the network that ships saw few tasks, see its record."
 )
 _EDGES = (0.01, 0.5, 0.99)
+NAMES = {
+    "on": "ours",
+    "arm": "ours, equal budget",
+    "off": "told nothing, equal budget",
+    "wrong": "told another prior",
+}
+"""Arm -> what records call it."""
 
 LogDensity = Callable[[Tensor], Tensor]
 """T(x) (s, n) or (s, n, d) -> log densities (s, n)."""
@@ -51,13 +58,13 @@ def variances(sizes: Sizes, seeds: int) -> Part:
     divergences: dict[str, list[Floats]] = {}
     rows: list[Record] = []
     for seed in range(seeds):
-        tasks = _representable(_tasks("inverse-gamma", NormalVariance(1), sizes.n_tasks, seed))
+        tasks = _representable(tasks_of("inverse-gamma", NormalVariance(1), sizes.n_tasks, seed))
         assert tasks.exact is not None and tasks.state is not None
         z = tasks.tokens["z"].double()
         after = inverse_gamma_posterior(tasks.exact, z[..., 0])
         arms: dict[str, LogDensity] = {}
         for name, system in systems.items():
-            arms[_NAMES[name]] = _mixture_density(_posterior(system, tasks))
+            arms[NAMES[name]] = _mixture_density(posterior(system, tasks))
         mean, variance = after[:, 1].log() - torch.digamma(after[:, 0]), torch.polygamma(1, after[:, 0])
         arms["matched log-normal"] = matched_normal(mean, variance).log_prob
         generator = torch_stream(seed, "distribution-transformer", "divergence")
@@ -76,25 +83,25 @@ def variances(sizes: Sizes, seeds: int) -> Part:
         exact = _FAMILY.log_prob(after, truth.unsqueeze(-1)) - truth
         rows.append({"proof": "V", "arm": "exact", "seed": seed, "kl": 0.0, "log_density": float(exact.mean())})
         rows.append(_sampled(tasks, after, seed, generator))
-        rows[-len(arms) - 2] |= {"coverage_90": _coverage(_posterior(systems["on"], tasks), truth)}
+        rows[-len(arms) - 2] |= {"coverage_90": _coverage(posterior(systems["on"], tasks), truth)}
         rows += _programs(sizes, tasks, after, seed)
     rows += _many_observations(systems["on"], sizes) + _at_edges(systems["on"], sizes)
     single = Belief.inverse_gamma(2.0, 1.0)
-    batch = _tasks("inverse-gamma", NormalVariance(1), sizes.n_tasks, 0)
+    batch = tasks_of("inverse-gamma", NormalVariance(1), sizes.n_tasks, 0)
     rows.append(
         {
-            "proof": "V", "arm": _NAMES["on"], "what": "milliseconds",
+            "proof": "V", "arm": NAMES["on"], "what": "milliseconds",
             "one_task": median_ms(lambda: systems["on"].update(single, z=[0.5])),
-            "one_of_a_batch": median_ms(lambda: _posterior(systems["on"], batch), 5) / sizes.n_tasks,
+            "one_of_a_batch": median_ms(lambda: posterior(systems["on"], batch), 5) / sizes.n_tasks,
         }
     )  # fmt: skip
     every = {name: np.concatenate(values) for name, values in divergences.items()}
     claims = [
-        mean_claim("V: KL from the conjugate posterior to the network's, one observation", every[_NAMES["on"]],
+        mean_claim("V: KL from the conjugate posterior to the network's, one observation", every[NAMES["on"]],
                    high=0.02, unit="nat"),
-        mean_claim("V: the same of a network that is told nothing of the prior", every[_NAMES["off"]],
+        mean_claim("V: the same of a network that is told nothing of the prior", every[NAMES["off"]],
                    low=0.2, unit="nat"),
-        mean_claim("V: the same of the network that is told another task's prior", every[_NAMES["wrong"]],
+        mean_claim("V: the same of the network that is told another task's prior", every[NAMES["wrong"]],
                    low=0.2, unit="nat"),
     ]  # fmt: skip
     far = [_WHY_FAR.format("V")] if claims[0].verdict == "failed" else []
@@ -114,11 +121,11 @@ def mixtures(sizes: Sizes, seeds: int) -> Part:
     divergences: dict[str, list[Floats]] = {}
     rows: list[Record] = []
     for seed in range(seeds):
-        tasks = _tasks("mixture", sensors, sizes.n_tasks, seed)
+        tasks = tasks_of("mixture", sensors, sizes.n_tasks, seed)
         assert tasks.exact is not None and tasks.state is not None
         prior = family.mixture(tasks.exact)
         exact = sensors_posterior(prior, sensors, {k: v.double() for k, v in tasks.tokens.items()})
-        arms = {_NAMES[name]: _posterior(system, tasks) for name, system in systems.items()}
+        arms = {NAMES[name]: posterior(system, tasks) for name, system in systems.items()}
         arms |= {"the prior itself": prior, "matched normal": exact.matched()}
         generator = torch_stream(seed, "distribution-transformer", "mixtures")
         totals = dict.fromkeys(arms, torch.zeros(()))
@@ -148,20 +155,12 @@ def mixtures(sizes: Sizes, seeds: int) -> Part:
                 "log_density": float(exact.log_prob(tasks.state).mean()),
             }
         )
-    values = np.concatenate(divergences[_NAMES["on"]])
+    values = np.concatenate(divergences[NAMES["on"]])
     claim = mean_claim("M: KL from the exact mixture to the network's", values, high=0.03, unit="nat")
     return [claim], rows, [_WHY_FAR.format("M")] if claim.verdict == "failed" else []
 
 
-_NAMES = {
-    "on": "ours",
-    "arm": "ours, equal budget",
-    "off": "told nothing, equal budget",
-    "wrong": "told another prior",
-}
-
-
-def _tasks(task: str, model: Any, n: int, seed: int) -> Tasks:
+def tasks_of(task: str, model: Any, n: int, seed: int) -> Tasks:
     """Held-out tasks: their stream is none of the training's."""
     return draw_tasks(experiment(task).meta, model, n, torch_stream(seed, "distribution-transformer", "proof", task))
 
@@ -174,7 +173,8 @@ def _representable(tasks: Tasks) -> Tasks:
     return Tasks(tasks.params[keep], tokens, tasks.target[keep], tasks.exact[keep], tasks.state[keep])
 
 
-def _posterior(system: DistributionTransformer, tasks: Tasks) -> MultivariateMixture:
+def posterior(system: DistributionTransformer, tasks: Tasks) -> MultivariateMixture:
+    """What the network answers to tasks, of T(x)."""
     assert tasks.exact is not None
     return system._posterior(system.trained_, tasks.exact, {k: v.double() for k, v in tasks.tokens.items()})
 
@@ -271,15 +271,15 @@ def _programs(sizes: Sizes, tasks: Tasks, after: Tensor, seed: int) -> list[Reco
 
 def _many_observations(system: DistributionTransformer, sizes: Sizes) -> list[Record]:
     """As many observations as in training, at the most."""
-    tasks = _tasks("inverse-gamma", experiment("inverse-gamma").model, sizes.n_tasks, 10_000)
+    tasks = tasks_of("inverse-gamma", experiment("inverse-gamma").model, sizes.n_tasks, 10_000)
     assert tasks.exact is not None and tasks.state is not None
     after = inverse_gamma_posterior(tasks.exact, tasks.tokens["z"][..., 0].double())
-    mix = _posterior(system, tasks)
+    mix = posterior(system, tasks)
     generator = torch_stream(0, "distribution-transformer", "many")
     found = _divergences(after, {"ours": _mixture_density(mix)}, min(2000, sizes.n_draws), generator)["ours"]
     return [
         {
-            "proof": "V", "arm": _NAMES["on"], "what": "1 to 8 observations", "n_tasks": len(found),
+            "proof": "V", "arm": NAMES["on"], "what": "1 to 8 observations", "n_tasks": len(found),
             **_divergence_record(found), "coverage_90": _coverage(mix, tasks.state[:, 0]),
         }
     ]  # fmt: skip
@@ -298,11 +298,11 @@ def _at_edges(system: DistributionTransformer, sizes: Sizes) -> list[Record]:
             z = (0.5 * state).exp() * torch.randn(n, 1, generator=generator, dtype=torch.float64)
             tasks = Tasks(params.float(), {"z": z.unsqueeze(-1).float()}, state.float(), params, state)
             after = inverse_gamma_posterior(params, z)
-            mix = _posterior(system, tasks)
+            mix = posterior(system, tasks)
             found = _divergences(after, {"ours": _mixture_density(mix)}, min(1000, sizes.n_draws), generator)["ours"]
             rows.append(
                 {
-                    "proof": "V", "arm": _NAMES["on"], "what": "at the edges", "concentration": a, "rate": b,
+                    "proof": "V", "arm": NAMES["on"], "what": "at the edges", "concentration": a, "rate": b,
                     "n_tasks": n, **_divergence_record(found),
                 }
             )  # fmt: skip

@@ -22,7 +22,13 @@ from foreknow.tasks.distribution_transformer.baselines import (
 )
 from foreknow.tasks.distribution_transformer.beliefs import Belief
 from foreknow.tasks.distribution_transformer.filtering import DTFilter, LinearMotion
-from foreknow.tasks.distribution_transformer.observing import RangeFinder, Volatility
+from foreknow.tasks.distribution_transformer.observing import (
+    HasLikelihood,
+    ObservationModel,
+    Observations,
+    RangeFinder,
+    Volatility,
+)
 from foreknow.tasks.distribution_transformer.presets import experiment
 from foreknow.tasks.distribution_transformer.proof.common import Floats, Part, Record, Sizes, mean_claim
 from foreknow.tasks.distribution_transformer.system import DistributionTransformer
@@ -50,21 +56,23 @@ def swing() -> LinearMotion:
     )
 
 
-def simulate(motion: LinearMotion, finder: RangeFinder, n: int, n_steps: int, seed: int) -> tuple[Tensor, Tensor]:
-    """True states (T, S, 2) and ranges (T, S)."""
+def simulate(
+    motion: LinearMotion, model: ObservationModel, start: MultivariateMixture, n_steps: int, seed: int
+) -> tuple[Tensor, list[Observations]]:
+    """True states (T, S, d) of S series that begin as `start` says, and what is seen of them at each step."""
     generator = torch_stream(seed, "distribution-transformer", "tracks")
-    state = start_belief(n).sample(1, generator=generator)[0].double()
-    states, ranges = [], []
+    state = start.sample(1, generator=generator)[0].double()
+    states, seen = [], []
     for _ in range(n_steps):
         state = motion.move(state, generator)
         states.append(state)
-        ranges.append(finder.measure(state[:, 0], generator))
-    return torch.stack(states), torch.stack(ranges)
+        seen.append(model.observe(state, state, generator=generator))
+    return torch.stack(states), seen
 
 
-def start_belief(n: int) -> MultivariateMixture:
-    """What all filters believe at first."""
-    one = Belief.normal(*_START).as_mixture()
+def start_belief(n: int, start: tuple[Any, Any] = _START) -> MultivariateMixture:
+    """What all filters believe of n series at first: a normal's mean and covariance."""
+    one = Belief.normal(*start).as_mixture()
     return MultivariateMixture(*(t.expand(n, *t.shape) for t in one._tensors()))
 
 
@@ -76,12 +84,13 @@ def ranges(sizes: Sizes, seeds: int) -> Part:
     scores: dict[str, list[Floats]] = {}
     seconds: dict[str, list[float]] = {}
     rows: list[Record] = []
+    start = start_belief(sizes.n_series)
     for seed in range(seeds):
-        states, seen = simulate(motion, finder, sizes.n_series, sizes.n_steps, seed)
-        tracks = {_OURS: our_track(system, motion, states, seen)}
-        tracks["ours, anchored"] = our_track(system, motion, states, seen, anchor="moments", model=finder)
+        states, seen = simulate(motion, finder, start, sizes.n_steps, seed)
+        tracks = {_OURS: our_track(system, motion, start, states, seen)}
+        tracks["ours, anchored"] = our_track(system, motion, start, states, seen, anchor="moments", model=finder)
         for n in sizes.n_particles:
-            tracks[f"particles, {n}"] = particle_track(motion, finder, n, states, seen, seed)
+            tracks[f"particles, {n}"] = particle_track(motion, finder, n, start, states, seen, seed)
         tracks["Gaussian sum, 8 components"] = sum_track(motion, finder, 8, states, seen)
         if available("filterpy"):
             for kind in ("extended", "unscented"):
@@ -89,7 +98,7 @@ def ranges(sizes: Sizes, seeds: int) -> Part:
         for name, track in tracks.items():
             scores.setdefault(name, []).append(track.log_density.mean(0).numpy())
             seconds.setdefault(name, []).append(track.seconds)
-            rows.append(_row(name, seed, track, states))
+            rows.append(track_record("F", name, seed, track, states))
             if "Kalman" in name:  # they run on a part of the series only
                 there = tracks[_OURS].log_density[:, : track.mean.shape[1]]
                 rows[-1]["log_density_of_ours_there"] = float(there.mean())
@@ -120,42 +129,52 @@ def ranges(sizes: Sizes, seeds: int) -> Part:
 
 
 def our_track(
-    system: DistributionTransformer, motion: LinearMotion, states: Tensor, seen: Tensor, **options: Any
+    system: DistributionTransformer,
+    motion: LinearMotion,
+    start: MultivariateMixture,
+    states: Tensor,
+    seen: list[Observations],
+    **options: Any,
 ) -> Track:
     """The distribution transformer's filter."""
-    flt = DTFilter(system, motion, start=start_belief(states.shape[1]), **options)
-    beliefs = []
+    flt = DTFilter(system, motion, start=start, **options)
     with Stopwatch() as watch:
-        for z in seen:
-            beliefs.append(flt.step(z.unsqueeze(-1)))
+        beliefs = flt.run(seen)
     return _mixture_track(beliefs, states, watch.seconds)
 
 
-def sum_track(motion: LinearMotion, finder: RangeFinder, n: int, states: Tensor, seen: Tensor) -> Track:
+def sum_track(motion: LinearMotion, finder: RangeFinder, n: int, states: Tensor, seen: list[Observations]) -> Track:
     """The Gaussian-sum filter with the exact update."""
     flt, belief, beliefs = GaussianSumFilter(motion, finder, n), start_belief(states.shape[1]), []
     belief = belief.to(dtype=torch.float64)
     with Stopwatch() as watch:
         for z in seen:
-            belief = flt.step(belief, {"range": z[:, None, None]})
+            belief = flt.step(belief, z)
             beliefs.append(belief)
     return _mixture_track(beliefs, states, watch.seconds)
 
 
-def particle_track(motion: LinearMotion, finder: RangeFinder, n: int, states: Tensor, seen: Tensor, seed: int) -> Track:
+def particle_track(
+    motion: LinearMotion,
+    model: HasLikelihood,
+    n: int,
+    start: MultivariateMixture,
+    states: Tensor,
+    seen: list[Observations],
+    seed: int,
+) -> Track:
     """A bootstrap particle filter; its density is the better of two estimates, which is generous to it.
 
     A thousandth of what was believed at first is mixed in: a cloud that has shrunk to one particle far from the truth
     would otherwise cost thousands of nats.
     """
     generator = torch_stream(seed, "distribution-transformer", "particles", str(n))
-    start = start_belief(states.shape[1])
-    flt = ParticleFilter(motion, finder, n, generator).start(start)
+    flt = ParticleFilter(motion, model, n, generator).start(start)
     normal, kernel, means = [], [], []
     seconds = 0.0
     for truth, z in zip(states, seen):
         with Stopwatch() as watch:
-            flt.step({"range": z[:, None, None]})
+            flt.step(z)
             means.append(flt.moments()[0])
         seconds += watch.seconds  # the density at the truth is no part of filtering
         both = flt.log_density(truth)
@@ -168,17 +187,18 @@ def particle_track(motion: LinearMotion, finder: RangeFinder, n: int, states: Te
 
 
 def kalman_track(
-    motion: LinearMotion, finder: RangeFinder, kind: str, states: Tensor, seen: Tensor, n_series: int
+    motion: LinearMotion, finder: RangeFinder, kind: str, states: Tensor, seen: list[Observations], n_series: int
 ) -> Track:
     """Filterpy's filters, one series after the other."""
     n = min(n_series, states.shape[1])
     flt = KalmanRange(_Shifted(motion), finder, kind)
+    distances = torch.stack([z["range"][:, 0, 0] for z in seen])
     means: list[Floats] = []
     covs: list[Floats] = []
     shift = np.array([_CENTRE, 0.0])  # the rest point: filterpy's filters take no drift
     with Stopwatch() as watch:
         for i in range(n):
-            found = flt.run(np.array(_START[0]) - shift, np.array(_START[1]), seen[:, i].numpy() - _CENTRE)
+            found = flt.run(np.array(_START[0]) - shift, np.array(_START[1]), distances[:, i].numpy() - _CENTRE)
             means.append(found[0] + shift)
             covs.append(found[1])
     mean, cov = torch.as_tensor(np.stack(means, 1)), torch.as_tensor(np.stack(covs, 1))
@@ -202,11 +222,12 @@ def _mixture_track(beliefs: list[MultivariateMixture], states: Tensor, seconds: 
     return Track(density, torch.stack([mix.mean() for mix in beliefs]), seconds, cdf)
 
 
-def _row(name: str, seed: int, track: Track, states: Tensor) -> Record:
+def track_record(proof: str, name: str, seed: int, track: Track, states: Tensor) -> Record:
+    """What is kept of a track; the error and the intervals are of the state's first number."""
     n = track.mean.shape[1]
     error = track.mean[..., 0] - states[:, :n, 0]
     row: Record = {
-        "proof": "F", "arm": name, "seed": seed, "n_series": n, "log_density": float(track.log_density.mean()),
+        "proof": proof, "arm": name, "seed": seed, "n_series": n, "log_density": float(track.log_density.mean()),
         "rmse": float(error.square().mean().sqrt()),
         "ms_a_step": 1000 * track.seconds / (states.shape[0] * states.shape[1]),
     }  # fmt: skip

@@ -1,0 +1,170 @@
+"""Proofs Q, G, B and S: the other published experiments, against what is exact or a particle filter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreknow.core.evidence import Claim
+from foreknow.core.predictive import MultivariateMixture
+from foreknow.tasks.distribution_transformer.families import Family
+from foreknow.tasks.distribution_transformer.filtering import LinearMotion
+from foreknow.tasks.distribution_transformer.observing import GPData, TwoLevel
+from foreknow.tasks.distribution_transformer.oracles import GPPosterior, GridPosterior
+from foreknow.tasks.distribution_transformer.presets import experiment
+from foreknow.tasks.distribution_transformer.proof.common import Floats, Part, Record, Sizes, mean_claim
+from foreknow.tasks.distribution_transformer.proof.conjugate import NAMES, posterior, tasks_of, told
+from foreknow.tasks.distribution_transformer.proof.filters import (
+    our_track,
+    particle_track,
+    simulate,
+    start_belief,
+    track_record,
+)
+
+_OURS = NAMES["on"]
+_PLANE_REST = (6.0, 4.0)
+_PULL, _DRAG, _PUSH = 0.02, 0.1, 0.2
+_STAY, _SHAKE = (0.98, 0.95), (0.2, 0.25)
+
+
+def hamiltonians(sizes: Sizes, seeds: int) -> Part:
+    """Q: a number between 0 and 1 with a beta prior, ten binary measurements as published, against a grid."""
+    family = experiment("quantum").meta.family
+    systems = {name: told(name, "quantum") for name in ("on", "wrong")}
+    rows: list[Record] = []
+    behind: list[Floats] = []
+    gain: list[Floats] = []
+    for seed in range(seeds):
+        tasks = tasks_of("quantum", TwoLevel(10), sizes.n_tasks, seed)
+        assert tasks.exact is not None and tasks.state is not None
+        truth = tasks.state[:, 0]
+        grid = GridPosterior.of(family, tasks.exact, TwoLevel(10), {k: v.double() for k, v in tasks.tokens.items()})
+        mean = grid.mean_of(grid.t)
+        normal = torch.distributions.Normal(mean, grid.mean_of((grid.t - mean).square()).clamp(min=1e-12).sqrt())
+        found: dict[str, tuple[Tensor, Tensor]] = {
+            "exact, on a grid": (grid.log_density, grid.log_prob(truth)),
+            "matched normal": (normal.log_prob(grid.t), normal.log_prob(truth)),
+            "the prior itself": (_prior_density(family, tasks.exact, grid.t),
+                                 family.log_prob(tasks.exact, tasks.state)),
+        }  # fmt: skip
+        for name, system in systems.items():
+            after = posterior(system, tasks).marginal(0)
+            found[NAMES[name]] = (after.log_prob(grid.t), after.log_prob(truth))
+        for name, (everywhere, there) in found.items():
+            kl = grid.divergence(everywhere)
+            rows.append({"proof": "Q", "arm": name, "seed": seed, "n_tasks": len(truth), "kl": float(kl.mean()),
+                         "kl_median": float(kl.median()), "log_density": float(there.mean())})  # fmt: skip
+        behind.append(grid.divergence(found[_OURS][0]).numpy())
+        gain.append((grid.divergence(found["matched normal"][0]) - grid.divergence(found[_OURS][0])).numpy())
+    claims = [
+        mean_claim("Q: KL from the posterior on a grid to the network's", np.concatenate(behind), high=0.05,
+                   unit="nat"),
+        mean_claim("Q: KL to the normal with the exact moments of the log odds, minus KL to the network's",
+                   np.concatenate(gain), low=0.0, unit="nat"),
+    ]  # fmt: skip
+    return claims, rows, []
+
+
+def _prior_density(family: Family, params: Tensor, t: Tensor) -> Tensor:
+    return family.log_prob(params.expand(len(t), *params.shape), t.unsqueeze(-1))
+
+
+def functions(sizes: Sizes, seeds: int) -> Part:
+    """G: a value of a function given ten noisy ones, the lengthscale unknown: log density of the true value."""
+    systems = {name: told(name, "gp") for name in ("on", "wrong")}
+    model = GPData(10)
+    rows: list[Record] = []
+    behind: list[Floats] = []
+    gain: list[Floats] = []
+    for seed in range(seeds):
+        tasks = tasks_of("gp", model, sizes.n_tasks, seed)
+        assert tasks.exact is not None and tasks.state is not None
+        exact = GPPosterior(model, tasks.exact, {k: v.double() for k, v in tasks.tokens.items()})
+        value = tasks.state[:, 0]
+        found = {
+            "exact, over a grid of lengthscales": exact.log_prob(value),
+            "most probable lengthscale": exact.at_mode().log_prob(value),
+            "prior mean of the lengthscale": exact.at_prior_mean().log_prob(value),
+            "the prior itself": torch.distributions.Normal(tasks.exact[:, 0], tasks.exact[:, 1]).log_prob(value),
+        }
+        both: dict[str, Tensor] = {"exact, over a grid of lengthscales": exact.log_prob_of_both(tasks.state)}
+        for name, system in systems.items():
+            after = posterior(system, tasks)
+            found[NAMES[name]] = after.marginal(0).log_prob(value)
+            both[NAMES[name]] = after.log_prob(tasks.state)
+        for name, there in found.items():
+            rows.append({"proof": "G", "arm": name, "seed": seed, "n_tasks": len(value),
+                         "log_density": float(there.mean())})  # fmt: skip
+            if name in both:
+                rows[-1]["log_density_with_lengthscale"] = float(both[name].mean())
+        behind.append((found["exact, over a grid of lengthscales"] - found[_OURS]).numpy())
+        gain.append((found[_OURS] - found["most probable lengthscale"]).numpy())
+    claims = [
+        mean_claim("G: log density of the value, exact minus network", np.concatenate(behind), high=0.1, unit="nat"),
+        mean_claim("G: the same, network minus the process with the most probable lengthscale", np.concatenate(gain),
+                   low=0.0, unit="nat"),
+    ]  # fmt: skip
+    return claims, rows, []
+
+
+# Filters --------------------------------------------------------------------------------------------------------
+
+
+def orbit() -> LinearMotion:
+    """Position and velocity in the plane of something that is pulled to a point, with friction and pushes."""
+    still = torch.zeros(2, 2)
+    eye = torch.eye(2)
+    matrix = torch.cat([torch.cat([eye, eye], 1), torch.cat([-_PULL * eye, (1 - _DRAG) * eye], 1)])
+    noise = torch.block_diag(still + 1e-4 * eye, _PUSH**2 * eye)
+    return LinearMotion(matrix.tolist(), noise.tolist(), [0.0, 0.0, *(_PULL * at for at in _PLANE_REST)])
+
+
+def unrest() -> LinearMotion:
+    """Two log variances that wander around 0."""
+    return LinearMotion(np.diag(_STAY).tolist(), np.diag(np.square(_SHAKE)).tolist())
+
+
+def planes(sizes: Sizes, seeds: int) -> Part:
+    """B: position and velocity in the plane from ranges with clutter and bearings, either of which may be missing."""
+    start = start_belief(sizes.n_series // 2, ([*_PLANE_REST, 0.0, 0.0], np.diag([9.0, 9.0, 0.25, 0.25]).tolist()))
+    return _against_particles("B", "range-bearing", orbit(), start, sizes, seeds)
+
+
+def factors(sizes: Sizes, seeds: int) -> Part:
+    """S: log variances of a factor and of the rest, from returns of three assets."""
+    wide = np.square(_SHAKE) / (1 - np.square(_STAY))
+    start = start_belief(sizes.n_series // 2, ([0.0, 0.0], np.diag(wide).tolist()))
+    return _against_particles("S", "factor-volatility", unrest(), start, sizes, seeds)
+
+
+def _against_particles(
+    proof: str, task: str, motion: LinearMotion, start: MultivariateMixture, sizes: Sizes, seeds: int
+) -> Part:
+    """The network's filter and bootstrap particle filters, half as many steps and series as in F."""
+    model: Any = experiment(task).model
+    system = told("on", task)
+    gains: list[Floats] = []
+    seconds: dict[str, list[float]] = {}
+    rows: list[Record] = []
+    for seed in range(seeds):
+        states, seen = simulate(motion, model, start, max(2, sizes.n_steps // 2), seed)
+        tracks = {_OURS: our_track(system, motion, start, states, seen)}
+        for n in sizes.n_particles:
+            tracks[f"particles, {n}"] = particle_track(motion, model, n, start, states, seen, seed)
+        for name, track in tracks.items():
+            rows.append(track_record(proof, name, seed, track, states))
+            seconds.setdefault(name, []).append(track.seconds)
+        reference = tracks[f"particles, {sizes.n_particles[-2]}"]
+        gains.append((tracks[_OURS].log_density - reference.log_density).mean(0).numpy())
+    most = f"particles, {sizes.n_particles[-1]}"
+    claims = [
+        mean_claim(f"{proof}: log density of the true state, network minus {sizes.n_particles[-2]} particles",
+                   np.concatenate(gains), low=0.0, unit="nat"),
+        Claim(f"{proof}: seconds of {sizes.n_particles[-1]} particles over those of the network",
+              float(np.median(seconds[most]) / np.median(seconds[_OURS])), low=10.0),
+    ]  # fmt: skip
+    return claims, rows, []
