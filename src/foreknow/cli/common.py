@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 
 from foreknow.common.errors import (
+    BrokenPackageError,
     CapabilityError,
     CheckpointError,
     ConfigError,
@@ -53,6 +54,7 @@ USERS_TO_MEND = (
     InputError,
     ConfigError,
     MissingExtraError,
+    BrokenPackageError,
     CapabilityError,
     CheckpointError,
     ResourceError,

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from types import ModuleType
 
-from foreknow.common.errors import MissingExtraError
+from foreknow.common.errors import BrokenPackageError, MissingExtraError
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("lightning_fabric",),
@@ -45,13 +45,14 @@ def require(module: str, purpose: str) -> ModuleType:
         purpose: what needs it, as the subject of a sentence: `"Reading parquet files"`.
 
     Raises:
-        MissingExtraError: if the module is not installed, or cannot be imported.
+        MissingExtraError: if the module is not installed.
+        BrokenPackageError: if it is, but cannot be imported.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         if available(module):
-            raise MissingExtraError(
+            raise BrokenPackageError(
                 f"{purpose} needs the package {module.partition('.')[0]!r}, which is installed but fails: {error}.",
                 hint="Install what it asks for, or take it away: what is optional is then left out.",
             ) from error

@@ -44,6 +44,10 @@ class MissingExtraError(ForeknowError, ImportError):
     """An optional part is not installed; the hint names the extra that brings it."""
 
 
+class BrokenPackageError(ForeknowError, ImportError):
+    """An optional part is installed but cannot be imported; the message holds its own reason."""
+
+
 class CheckpointError(ForeknowError):
     """A file of weights has the wrong format, version, shape or hash."""
 
