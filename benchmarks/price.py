@@ -49,6 +49,14 @@ OWN_DATA: dict[str, tuple[int, ...]] = {
     "lc-pfn": (5, 10, 20),
     "distribution-transformer": (1, 2, 4, 8),
     "martingale-np": (3, 5, 8),
+    "scale-mixture-nngp": (16, 32, 64, 128),
+    "functional-prior": (16, 32, 64),
+    "bnn-bo": (10, 20, 40),
+    "deep-kernel-machine": (32, 64, 128),
+    "sequential-cl": (100, 300, 900),
+    "mm-gpvae": (8, 16, 32),
+    "hierarchical-polynomials": (64, 128, 256),
+    "wide-deep-optimality": (15, 30, 60),
 }
 """Systems -> sizes of training sets, in the units of their data."""
 QUICK = {"classification": ("sklearn/wine", "sklearn/breast_cancer"), "regression": ("sklearn/diabetes",)}

@@ -199,6 +199,14 @@ STUDIES = {
     "price-lc-pfn": "`lc-pfn`, runs of small networks",
     "price-distribution-transformer": "`distribution-transformer`, variances from a few numbers (arms of equal budget)",
     "price-martingale-np": "`martingale-np`, sea temperatures of a year from some of its months",
+    "price-scale-mixture-nngp": "`scale-mixture-nngp`, progression of diabetes",
+    "price-functional-prior": "`functional-prior`, progression of diabetes",
+    "price-bnn-bo": "`bnn-bo`, errors of a support vector machine by its settings",
+    "price-deep-kernel-machine": "`deep-kernel-machine`, progression of diabetes",
+    "price-sequential-cl": "`sequential-cl`, digits in five tasks",
+    "price-mm-gpvae": "`mm-gpvae`, spikes and images",
+    "price-hierarchical-polynomials": "`hierarchical-polynomials`, a drawn target, Friedman's function, diabetes",
+    "price-wide-deep-optimality": "`wide-deep-optimality`, iris and wine",
 }
 """Files of `benchmarks/price.py` -> what was priced."""
 
