@@ -194,7 +194,7 @@ def train_encoder(
         settings: of the training.
         seed: of its batches.
         progress: told how far it is.
-        n_steps: fewer steps than the epochs have, for trying out.
+        n_steps: steps, in place of those the epochs have.
     """
     batches = Batches(judged, settings, seed)
     n_steps = n_steps or settings.n_epochs * batches.per_epoch
