@@ -15,7 +15,7 @@ from foreknow.common.device import resolve_device
 from foreknow.common.errors import ConfigError
 from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import numpy_stream, seed_of, torch_stream
-from foreknow.common.validate import check_int, check_option
+from foreknow.common.validate import check_option
 from foreknow.core.batch import Batch
 from foreknow.core.predictive import borders_from_samples
 from foreknow.core.records import to_json
@@ -32,6 +32,7 @@ from foreknow.tasks.tabpfn.network import (
 from foreknow.tasks.tabular.priors import SmoothPrior, TablePrior, members_and_weights
 from foreknow.train.config import TrainConfig
 from foreknow.train.loop import TrainResult, train
+from foreknow.train.shipping import Pretraining, Shipping
 
 FORMS = ("cells", "rows")
 
@@ -322,68 +323,11 @@ NAMES = {
 """(form, task) -> name of the network; those that ship are in `foreknow/trained`."""
 
 
-def pretrain_published(
-    name: str | None = None,
-    *,
-    minutes: float | None = None,
-    n_steps: int | None = None,
-    preset: str | None = None,
-    device: str = "auto",
-    devices: int = 1,
-    resume: bool = False,
-    out: Path,
-    seed: int = 0,
-    progress: ProgressCallback | None = None,
-) -> dict[str, Any]:
-    """Train one of the published networks, or go on with it; see `foreknow pretrain`.
-
-    Args:
-        name: a value of `NAMES`.
-        minutes: wall-clock budget; the schedule finishes within it.
-        n_steps: steps instead.
-        preset: "quick", "small" or "paper"; by default the sizes of what ships.
-        device, devices: where to train.
-        resume: go on from the state in `out`.
-        out: folder for `<name>.safetensors` (weights), `<name>.state.safetensors` and `<name>.log.jsonl`.
-        seed: of weights and draws.
-        progress: told after every step.
-
-    Returns:
-        Paths, steps, seconds and the last loss.
-    """
-    chosen = check_option("tabpfn", "weights", name or "tabpfn-cells", tuple(NAMES.values()))
-    if minutes is not None and n_steps is not None:
-        raise ConfigError("pretrain: give minutes or steps, not both.")
-    form, task = next(key for key, known in NAMES.items() if known == chosen)
-    recipe = recipe_of(form, task, preset or "shipped")
-    if n_steps is not None:
-        recipe = replace(recipe, n_steps=check_int("pretrain", "n_steps", n_steps, low=1))
+def _pretrain(run: Pretraining) -> dict[str, Any]:
+    form, task = next(key for key, name in NAMES.items() if name == run.name)
     prior = prior_of(form, task)
-    out.mkdir(parents=True, exist_ok=True)
-    state, log = out / f"{chosen}.state.safetensors", out / f"{chosen}.log.jsonl"
-    network, result = pretrain_network(
-        recipe,
-        prior,
-        minutes=minutes,
-        seed=seed,
-        device=device,
-        devices=devices,
-        progress=progress,
-        log_path=log,
-        checkpoint_path=state,
-        resume=resume,
-    )
-    budget = f"--minutes {minutes:g}" if minutes else f"--steps {result.steps}"
-    sizes = f" --preset {preset}" if preset else ""
-    training = {
-        "card": "tabpfn",
-        "command": f"foreknow pretrain tabpfn --weights {chosen}{sizes} {budget} --seed {seed}",
-        "seed": seed,
-        "steps": result.steps,
-        "seconds": round(result.seconds, 1),
-        "loss": result.last_loss,
-        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
-    }
-    path = out / f"{chosen}.safetensors"
-    network.save(path, prior, training)
-    return {"weights": str(path), "state": str(state), "log": str(log), **training}
+    network, result = pretrain_network(run.sized(recipe_of(form, task, run.preset or "shipped")), prior, **run.options)
+    return run.ship(network, result, lambda training, path: network.save(path, prior, training))
+
+
+pretrain_published = Shipping("tabpfn", tuple(NAMES.values()), _pretrain)
