@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from foreknow.common.device import resolve_device
 from foreknow.common.errors import ConfigError
-from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import numpy_stream, seed_of, torch_stream
 from foreknow.common.validate import check_option
 from foreknow.core.batch import Batch
@@ -31,7 +29,7 @@ from foreknow.tasks.tabpfn.network import (
 )
 from foreknow.tasks.tabular.priors import SmoothPrior, TablePrior, members_and_weights
 from foreknow.train.config import TrainConfig
-from foreknow.train.loop import TrainResult, train
+from foreknow.train.loop import RunOptions, TrainResult, train
 from foreknow.train.shipping import Pretraining, Shipping
 
 FORMS = ("cells", "rows")
@@ -259,11 +257,7 @@ def pretrain_network(
     minutes: float | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
-    devices: int = 1,
-    progress: ProgressCallback | None = None,
-    log_path: Path | None = None,
-    checkpoint_path: Path | None = None,
-    resume: bool = False,
+    **options: Unpack[RunOptions],
 ) -> tuple[TableNetwork, TrainResult]:
     """Fit the network of a recipe to tables drawn from a mixture of table priors.
 
@@ -272,11 +266,8 @@ def pretrain_network(
         prior: see `prior_of`; its members' numbers of columns and classes are drawn anew in every step.
         minutes: wall-clock budget instead of the recipe's steps; the schedule finishes within it.
         seed: of weights and draws; step k depends on (seed, k) only.
-        device, devices: where to train.
-        progress: told after steps.
-        log_path: JSONL file of losses.
-        checkpoint_path: file of the training state.
-        resume: go on from `checkpoint_path`.
+        device: where to train.
+        options: devices, progress, log_path, checkpoint_path and resume, as in `train`.
 
     Returns:
         The network in evaluation mode, and what the loop has to say.
@@ -304,12 +295,8 @@ def pretrain_network(
         TableBatches(prior, recipe.shapes, seed, place.type, getattr(recipe.settings, "n_slots", 1)),
         config,
         device=place,
-        devices=devices,
-        progress=progress,
-        log_path=log_path,
-        checkpoint_path=checkpoint_path,
-        resume=resume,
         identity={"prior": to_json(prior), "shapes": asdict(recipe.shapes), "settings": to_json(recipe.settings)},
+        **options,
     )
     return network.eval(), result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foreknow.common.device import resolve_device
-from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import numpy_stream, seed_of, seeded_init, torch_stream
 from foreknow.common.validate import check_int
 from foreknow.core.batch import Batch
@@ -24,7 +23,7 @@ from foreknow.tasks.tabular.heads import FittedHeads, HeadSettings, Scores
 from foreknow.tasks.tabular.network import ClassifierStack, RegressorStack, StackNetwork, StackSettings
 from foreknow.tasks.tabular.priors import TablePrior, members_and_weights, paper_prior
 from foreknow.train.config import TrainConfig
-from foreknow.train.loop import TrainResult, train
+from foreknow.train.loop import RunOptions, TrainResult, train
 from foreknow.train.shipping import Pretraining, Shipping
 from foreknow.trained import weights_path
 
@@ -160,12 +159,8 @@ def pretrain_stack(
     lr: float = 4e-3,
     seed: int = 0,
     device: str | torch.device = "auto",
-    devices: int = 1,
-    progress: ProgressCallback | None = None,
-    log_path: Path | None = None,
-    checkpoint_path: Path | None = None,
-    resume: bool = False,
     network: ClassifierStack | RegressorStack | None = None,
+    **options: Unpack[RunOptions],
 ) -> tuple[ClassifierStack | RegressorStack, TrainResult]:
     """Fit a stacking network to tables drawn from a mixture of priors.
 
@@ -178,12 +173,9 @@ def pretrain_stack(
         minutes: wall-clock budget instead of steps.
         lr: peak learning rate.
         seed: of weights and draws.
-        device, devices: where to train.
-        progress: told after steps.
-        log_path: JSONL file of losses.
-        checkpoint_path: file of the training state.
-        resume: go on from `checkpoint_path`.
+        device: where to train.
         network: start from this one.
+        options: devices, progress, log_path, checkpoint_path and resume, as in `train`.
     """
     place = resolve_device(device)
     shapes = shapes or TaskShapes()
@@ -213,12 +205,8 @@ def pretrain_stack(
         batches,
         config,
         device=place,
-        devices=devices,
-        progress=progress,
-        log_path=log_path,
-        checkpoint_path=checkpoint_path,
-        resume=resume,
         identity=identity,
+        **options,
     )
     return network.eval(), result
 
@@ -262,12 +250,8 @@ def _pretrain(run: Pretraining) -> dict[str, Any]:
         shapes = replace(shapes, tokens=max(shapes.tokens // 2, 1))
     members, weights = members_and_weights(task, variant=variant)
     options, start, before = dict(run.options), None, {}
-    if (
-        options["resume"]
-        and not options["checkpoint_path"].exists()
-        and run.preset is None
-        and run.name in SHIPPED.values()
-    ):
+    as_shipped = run.preset is None and run.name in SHIPPED.values()
+    if as_shipped and options["resume"] and not options["checkpoint_path"].exists():
         path = weights_path(run.name)
         start, before = StackNetwork.from_checkpoint(path, task), Checkpoint.load(path, kind=StackNetwork.kind).training
         # A fresh stream of tables, so that none is seen twice.
