@@ -47,3 +47,12 @@ def test_a_line_that_was_cut_off_is_left_out(cache: Path) -> None:
     proof = Finished("proof", cache / "source")
     assert not measured(proof)[1]
     assert measured(proof, "two")[1]
+
+
+def test_changed_source_in_any_folder_measures_anew(cache: Path) -> None:
+    (cache / "more").mkdir()
+    folders = cache / "source", cache / "more"
+    assert measured(Finished("proof", *folders))[1]
+    assert not measured(Finished("proof", *folders))[1]
+    (cache / "more" / "b.py").write_text("y = 1\n", encoding="utf-8")
+    assert measured(Finished("proof", *folders))[1]

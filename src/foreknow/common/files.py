@@ -30,6 +30,11 @@ def hash_bytes(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
+def cache_folder() -> Path:
+    """Where work that repeats exactly is kept: `foreknow` in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foreknow"
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its name when the block ends without an error.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from foreknow.common.files import cache_folder
 from foreknow.common.timing import Stopwatch
 
 Records = list[dict[str, Any]]
@@ -21,20 +21,19 @@ class Finished:
 
     Args:
         name: of the proof and its preset.
-        source: folder whose Python files decide what is measured.
+        sources: folders whose Python files decide what is measured.
         keep: False keeps nothing, and finds nothing.
     """
 
-    def __init__(self, name: str, source: Path, *, keep: bool = True) -> None:
+    def __init__(self, name: str, *sources: Path, keep: bool = True) -> None:
         self._path: Path | None = None
         self._known: dict[str, Records] = {}
         self._seconds: dict[str, float] = {}
         self.saved_seconds = 0.0
         if not keep:
             return
-        text = b"".join(path.read_bytes() for path in sorted(source.glob("*.py")))
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foreknow"
-        self._path = folder / f"{name}-{hashlib.blake2b(text, digest_size=6).hexdigest()}.jsonl"
+        text = b"".join(path.read_bytes() for source in sources for path in sorted(source.glob("*.py")))
+        self._path = cache_folder() / f"{name}-{hashlib.blake2b(text, digest_size=6).hexdigest()}.jsonl"
         if not self._path.is_file():
             return
         for line in self._path.read_text(encoding="utf-8").splitlines():

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +99,16 @@ class TrainResult:
     stopped_by: str
     precision: str
     resumed_from: int
+
+
+class RunOptions(TypedDict, total=False):
+    """What the trainers of single papers hand on to `train`, which explains it."""
+
+    devices: int
+    progress: ProgressCallback | None
+    log_path: str | Path | None
+    checkpoint_path: str | Path | None
+    resume: bool
 
 
 class TrainingInterrupted(KeyboardInterrupt):

@@ -9,7 +9,6 @@ Posteriors: every surrogate fitted to 40 Sobol points, and what it says of 200 o
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,12 +21,12 @@ import torch
 
 from foreknow.common.deps import available
 from foreknow.common.errors import MissingExtraError
-from foreknow.common.files import hash_bytes, write_text
 from foreknow.common.progress import ProgressCallback, Reporter
 from foreknow.common.rng import numpy_stream
 from foreknow.common.timing import Stopwatch
 from foreknow.common.validate import check_int, check_option
 from foreknow.core.evidence import Claim, Evidence
+from foreknow.core.finished import Finished
 from foreknow.core.measures import paired_interval
 from foreknow.core.system import PRESETS
 from foreknow.functions.bnn_bo import problems
@@ -118,7 +117,7 @@ def prove(*, preset: str = "small", seeds: int = 5, progress: ProgressCallback |
             reporter.advance(number + 1, f"{kind} {loop.name} {arm} {seed}")
     arms = [*_loop_records(sizes, store, seeds), *_posterior_records(sizes, store, seeds)]
     claims, notes = _claims(sizes, store, seeds)
-    spent = sum(store.cells[name]["seconds"] for name in store.used)
+    spent = sum(cell["seconds"] for cell in store.cells.values())
     return Evidence(
         slug="bnn-bo",
         claims=tuple(claims),
@@ -159,47 +158,33 @@ def surrogate_of(arm: str, sizes: Sizes) -> Surrogate | str:
     return SURROGATES[arm][sizes.preset]
 
 
-_CODE = ("acquisition", "base", "compare", "model", "networks", "optimiser", "prior", "problems", "processes", "space")
-
-
 class Store:
-    """Finished cells by name, in memory and, if kept, in the user's cache folder.
+    """Finished cells by name, in memory and, if kept, in the user's cache.
 
     Args:
         preset: of the proof.
-        keep: whether to read and write the file; its name holds a hash of the code, so that no cell outlives it.
+        keep: whether to find them there, and to leave them there.
     """
 
     def __init__(self, preset: str, *, keep: bool) -> None:
-        import os
-
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foreknow"
         here = Path(__file__).parent
-        sources = [
-            *here.glob("*.py"),
-            *here.parents[1].glob("nn/bayes/*.py"),
-            *here.parents[1].glob("nn/infinite/*.py"),
-        ]
-        code = hash_bytes(*(path.read_bytes() for path in sorted(sources)))[:16]
-        self.path = folder / f"bnn-bo-{preset}-{code}.json" if keep else None
+        nn = here.parents[1] / "nn"
+        self._finished = Finished(f"bnn-bo-{preset}", here, nn / "bayes", nn / "infinite", keep=keep)
         self.cells: dict[str, Record] = {}
-        self.used: set[str] = set()
-        if self.path is not None and self.path.is_file():
-            self.cells = json.loads(self.path.read_text(encoding="utf-8"))
 
     def get(self, kind: str, loop: Loop, arm: str, seed: int, sizes: Sizes) -> Record:
         """The cell, computed if it is not there."""
         settings = (repr(surrogate_of(arm, sizes)), loop.n_trials, loop.n_init, loop.batch)
         about = settings if kind == "loop" else (settings[0], sizes.n_known, sizes.n_asked)
         name = "/".join((kind, loop.name, arm, str(seed), *map(str, about)))
-        self.used.add(name)
-        if name not in self.cells:
+
+        def measure() -> list[Record]:
             with Stopwatch() as watch:
                 cell = _search(loop, arm, seed, sizes) if kind == "loop" else _posterior(loop, arm, seed, sizes)
-            self.cells[name] = {**cell, "seconds": watch.seconds}
-            if self.path is not None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                write_text(self.path, json.dumps(self.cells))
+            return [{**cell, "seconds": watch.seconds}]
+
+        if name not in self.cells:
+            (self.cells[name],) = self._finished.part(name, measure)
         return self.cells[name]
 
 

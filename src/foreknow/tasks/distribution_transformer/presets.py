@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foreknow.common.errors import ConfigError
-from foreknow.common.progress import ProgressCallback
-from foreknow.common.validate import check_int, check_option
+from foreknow.common.validate import check_option
 from foreknow.tasks.distribution_transformer.network import DistributionSettings
 from foreknow.tasks.distribution_transformer.observing import (
     FactorVolatility,
@@ -25,6 +24,7 @@ from foreknow.tasks.distribution_transformer.observing import (
 )
 from foreknow.tasks.distribution_transformer.prior import Hyper, MetaPrior, MixtureMeta, ParametricMeta
 from foreknow.tasks.distribution_transformer.training import Trained, fit_network
+from foreknow.train.shipping import Pretraining, Shipping
 from foreknow.trained import shipped, weights_path
 
 
@@ -198,77 +198,26 @@ def shipped_network(task: str, told: str = "parameters", *, equal_budget: bool =
     return read_network(weights_path(name))
 
 
-def pretrain_shipped(
-    name: str | None = None,
-    *,
-    minutes: float | None = None,
-    n_steps: int | None = None,
-    preset: str | None = None,
-    device: str = "auto",
-    devices: int = 1,
-    resume: bool = False,
-    out: Path,
-    seed: int = 0,
-    progress: ProgressCallback | None = None,
-) -> dict[str, Any]:
-    """Train one of the networks that ship, or go on with it.
+_KNOWN = {name: key for key, name in (*SHIPPED.items(), *ARMS.items())}
 
-    Args:
-        name: a value of `SHIPPED` or `ARMS`; the inverse-gamma one by default.
-        minutes: wall-clock budget; the schedule finishes within it.
-        n_steps: steps instead.
-        preset: a preset's sizes instead of those of the network that ships.
-        device, devices: where to train.
-        resume: go on from the state in `out`.
-        out: folder for `<name>.safetensors` (weights), `<name>.state.safetensors` and `<name>.log.jsonl`.
-        seed: of weights and draws.
-        progress: told after every step.
 
-    Returns:
-        Paths, steps, seconds and the last loss.
-    """
-    known = {value: key for key, value in (*SHIPPED.items(), *ARMS.items())}
-    default = SHIPPED["inverse-gamma", "parameters"]
-    task, told = known[chosen := check_option("distribution-transformer", "weights", name or default, known)]
-    if minutes is not None and n_steps is not None:
-        raise ConfigError("pretrain: give minutes or steps, not both.")
-    found = experiment(task)
-    settings = _ARM if chosen in ARMS.values() and preset is None else preset_settings(preset or "small", task)
-    if n_steps is not None:
-        settings = replace(settings, n_steps=check_int("pretrain", "n_steps", n_steps, low=1))
-    meta = found.meta if told == "parameters" else found.meta.off()
+def _pretrain(run: Pretraining) -> dict[str, Any]:
+    task, told = _KNOWN[run.name]
+    is_arm = run.name in ARMS.values() and run.preset is None
+    settings = run.sized(_ARM if is_arm else preset_settings(run.preset or "small", task))
+    found = experiment(task).meta
+    meta = found if told == "parameters" else found.off()
     assert isinstance(meta, MetaPrior)
-    out.mkdir(parents=True, exist_ok=True)
-    state, log = out / f"{chosen}.state.safetensors", out / f"{chosen}.log.jsonl"
-    trained, result = fit_network(
-        meta,
-        preset_model(preset or "small", task),
-        settings,
-        seed=seed,
-        minutes=minutes,
-        device=device,
-        devices=devices,
-        progress=progress,
-        log_path=log,
-        checkpoint_path=state,
-        resume=resume,
-    )
-    training = {
-        "card": "distribution-transformer",
-        "command": f"foreknow pretrain distribution-transformer --weights {chosen}"
-        + (f" --preset {preset}" if preset else "")
-        + (f" --minutes {minutes:g}" if minutes else f" --steps {settings.n_steps}")
-        + f" --seed {seed}",
-        "seed": seed,
-        "steps": result.steps,
-        "tasks_seen": result.steps * settings.batch_size,
-        "seconds": round(result.seconds, 1),
-        "loss": result.last_loss,
-        "n_parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
-    }
-    weights = out / f"{chosen}.safetensors"
-    replace(trained, training=training).to_checkpoint().save(weights, half=True, keep_full=full_precision(trained))
-    return {"weights": str(weights), "state": str(state), "log": str(log), **training}
+    trained, result = fit_network(meta, preset_model(run.preset or "small", task), settings, **run.options)
+
+    def save(training: dict[str, Any], path: Path) -> None:
+        written = replace(trained, training=training).to_checkpoint()
+        written.save(path, half=True, keep_full=full_precision(trained))
+
+    return run.ship(trained.network, result, save, {"tasks_seen": result.steps * settings.batch_size})
+
+
+pretrain_shipped = Shipping("distribution-transformer", tuple(_KNOWN), _pretrain)
 
 
 def full_precision(trained: Trained) -> frozenset[str]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from foreknow.common.device import resolve_device
 from foreknow.common.errors import CheckpointError, InputError
-from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import seed_of, seeded_init, torch_stream
 from foreknow.core.checkpoint import Checkpoint
 from foreknow.core.records import from_json, to_json
@@ -22,7 +21,7 @@ from foreknow.tasks.distribution_transformer.observing import ObservationModel
 from foreknow.tasks.distribution_transformer.prior import MetaPrior
 from foreknow.tasks.distribution_transformer.supports import from_real
 from foreknow.train.config import TrainConfig
-from foreknow.train.loop import TrainResult, train
+from foreknow.train.loop import RunOptions, TrainResult, train
 
 _PROBE = 4096
 _MOST_TOKEN = 1e30
@@ -122,11 +121,7 @@ def fit_network(
     seed: int = 0,
     minutes: float | None = None,
     device: str | torch.device = "auto",
-    devices: int = 1,
-    progress: ProgressCallback | None = None,
-    log_path: Path | None = None,
-    checkpoint_path: Path | None = None,
-    resume: bool = False,
+    **options: Unpack[RunOptions],
 ) -> tuple[Trained, TrainResult]:
     """Fit a network to fresh draws; no draw is seen twice.
 
@@ -136,11 +131,8 @@ def fit_network(
         settings: sizes and schedule.
         seed: of the weights and of every draw; step k depends on (seed, k) only.
         minutes: wall-clock budget instead of `settings.n_steps`; the schedule still finishes.
-        device, devices: where to train.
-        progress: told after every step.
-        log_path: JSONL file of losses.
-        checkpoint_path: file of the training state, for `resume`.
-        resume: go on from `checkpoint_path`.
+        device: where to train.
+        options: devices, progress, log_path, checkpoint_path and resume, as in `train`.
     """
     place = resolve_device(device)
     network, slots = build_network(meta, model, settings, seed=seed)
@@ -162,12 +154,8 @@ def fit_network(
         Batches(meta, model, settings.batch_size, seed),
         config,
         device=place,
-        devices=devices,
-        progress=progress,
-        log_path=log_path,
-        checkpoint_path=checkpoint_path,
-        resume=resume,
         identity={"meta": repr(meta), "model": repr(model), "settings": named},
+        **options,
     )
     return Trained(network.eval(), meta, slots), result
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from foreknow.common.device import resolve_device
 from foreknow.common.errors import CheckpointError
-from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import seed_of, seeded_init, torch_stream
 from foreknow.common.validate import check_int, check_option, check_real
 from foreknow.core.batch import Batch
@@ -28,7 +27,7 @@ from foreknow.nn.attention import SetTransformer
 from foreknow.nn.bar_head import BarHead
 from foreknow.tasks.lc_pfn.prior import CurvePrior
 from foreknow.train.config import TrainConfig
-from foreknow.train.loop import TrainResult, train
+from foreknow.train.loop import RunOptions, TrainResult, train
 
 MOST_EPOCHS = 100
 """Epochs the network knows, 1..100."""
@@ -172,11 +171,7 @@ def pretrain_network(
     seed: int = 0,
     minutes: float | None = None,
     device: str | torch.device = "auto",
-    devices: int = 1,
-    progress: ProgressCallback | None = None,
-    log_path: Path | None = None,
-    checkpoint_path: Path | None = None,
-    resume: bool = False,
+    **options: Unpack[RunOptions],
 ) -> tuple[CurveNetwork, TrainResult]:
     """Fit a network to fresh draws from `prior`.
 
@@ -185,11 +180,8 @@ def pretrain_network(
         settings: sizes and schedule.
         seed: of the weights and of every draw; step k depends on (seed, k) only.
         minutes: wall-clock budget instead of `settings.n_steps`; the schedule still finishes.
-        device, devices: where to train.
-        progress: told after every step.
-        log_path: JSONL file of losses.
-        checkpoint_path: file of the training state, for `resume`.
-        resume: go on from `checkpoint_path`.
+        device: where to train.
+        options: devices, progress, log_path, checkpoint_path and resume, as in `train`.
 
     Returns:
         The network in evaluation mode, and what the loop has to say.
@@ -212,12 +204,8 @@ def pretrain_network(
         Batches(prior, settings, seed, place.type),
         config,
         device=place,
-        devices=devices,
-        progress=progress,
-        log_path=log_path,
-        checkpoint_path=checkpoint_path,
-        resume=resume,
         identity={"prior": to_json(prior), "settings": {**asdict(settings), "n_steps": None}},
+        **options,
     )
     return network.eval(), result
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from foreknow.common.errors import ConfigError
-from foreknow.common.progress import ProgressCallback
-from foreknow.common.validate import check_int, check_option
 from foreknow.core.prior import Prior
 from foreknow.tasks.lc_pfn.network import CurveNetwork, CurveSettings, pretrain_network
 from foreknow.tasks.lc_pfn.prior import CurvePrior
+from foreknow.train.shipping import Pretraining, Shipping
 from foreknow.trained import weights_path
 
 SHIPPED = "lc-pfn"
@@ -74,73 +73,18 @@ def shipped_network(arm: str | CurvePrior, *, equal_budget: bool = False) -> tup
     return read_network(weights_path(SHIPPED if arm == "paper" and not equal_budget else ARMS[arm]))
 
 
-def pretrain_shipped(
-    name: str | None = None,
-    *,
-    minutes: float | None = None,
-    n_steps: int | None = None,
-    preset: str | None = None,
-    device: str = "auto",
-    devices: int = 1,
-    resume: bool = False,
-    out: Path,
-    seed: int = 0,
-    progress: ProgressCallback | None = None,
-) -> dict[str, Any]:
-    """Train one of the networks that ship, or go on with it.
+_PRIORS = {SHIPPED: CurvePrior(), WIDE: CurvePrior.wide()} | {name: prior_of(arm) for arm, name in ARMS.items()}
 
-    Args:
-        name: `SHIPPED`, `WIDE` or a value of `ARMS`; the former by default.
-        minutes: wall-clock budget; the schedule finishes within it.
-        n_steps: steps instead.
-        preset: a preset's sizes instead of those of the network that ships.
-        device, devices: where to train.
-        resume: go on from the state in `out`.
-        out: folder for `<name>.safetensors` (weights), `<name>.state.safetensors` and `<name>.log.jsonl`.
-        seed: of weights and draws.
-        progress: told after every step.
 
-    Returns:
-        Paths, steps, seconds and the last loss.
-    """
-    priors = {SHIPPED: CurvePrior(), WIDE: CurvePrior.wide()} | {name: prior_of(arm) for arm, name in ARMS.items()}
-    chosen = check_option("lc-pfn", "weights", name or SHIPPED, tuple(priors))
-    if minutes is not None and n_steps is not None:
-        raise ConfigError("pretrain: give minutes or steps, not both.")
-    settings = preset_settings(preset) if preset else _SMALL if chosen in (SHIPPED, WIDE) else _ARM
-    if n_steps is not None:
-        settings = replace(settings, n_steps=check_int("pretrain", "n_steps", n_steps, low=1))
-    out.mkdir(parents=True, exist_ok=True)
-    state, log = out / f"{chosen}.state.safetensors", out / f"{chosen}.log.jsonl"
-    prior = priors[chosen]
-    network, result = pretrain_network(
-        prior,
-        settings,
-        seed=seed,
-        minutes=minutes,
-        device=device,
-        devices=devices,
-        progress=progress,
-        log_path=log,
-        checkpoint_path=state,
-        resume=resume,
-    )
-    training = {
-        "card": "lc-pfn",
-        "command": f"foreknow pretrain lc-pfn --weights {chosen}"
-        + (f" --preset {preset}" if preset else "")
-        + (f" --minutes {minutes:g}" if minutes else f" --steps {settings.n_steps}")
-        + f" --seed {seed}",
-        "seed": seed,
-        "steps": result.steps,
-        "curves_seen": result.steps * settings.batch_size,
-        "seconds": round(result.seconds, 1),
-        "loss": result.last_loss,
-        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
-    }
-    weights = out / f"{chosen}.safetensors"
-    save_weights(network, prior, training, weights)
-    return {"weights": str(weights), "state": str(state), "log": str(log), **training}
+def _pretrain(run: Pretraining) -> dict[str, Any]:
+    prior = _PRIORS[run.name]
+    settings = run.sized(preset_settings(run.preset) if run.preset else _SMALL if run.name in (SHIPPED, WIDE) else _ARM)
+    network, result = pretrain_network(prior, settings, **run.options)
+    seen = {"curves_seen": result.steps * settings.batch_size}
+    return run.ship(network, result, partial(save_weights, network, prior), seen)
+
+
+pretrain_shipped = Shipping("lc-pfn", tuple(_PRIORS), _pretrain)
 
 
 def save_weights(network: CurveNetwork, prior: CurvePrior, training: dict[str, Any], path: Path) -> None:

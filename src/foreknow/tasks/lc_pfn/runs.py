@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreknow.common.errors import InputError
-from foreknow.common.files import atomic_path, hash_bytes
+from foreknow.common.files import atomic_path, cache_folder, hash_bytes
 from foreknow.common.rng import numpy_stream
 from foreknow.core.evidence import n_cores
 from foreknow.core.source import Sample, Split
@@ -61,11 +61,6 @@ class Runs:
     values: Floats
     task: NDArray[np.int64]
     tasks: tuple[str, ...] = TASKS
-
-
-def cache_folder() -> Path:
-    """Where trainings that repeat exactly are kept: `foreknow` in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foreknow"
 
 
 def trained_runs(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from foreknow.common.errors import ConfigError
-from foreknow.common.progress import ProgressCallback
-from foreknow.common.validate import check_int, check_option
 from foreknow.tasks.martingale_np.network import ConditionalNP, NPSettings
 from foreknow.tasks.martingale_np.tasks import DigitTasks, MartingalePrior
 from foreknow.tasks.martingale_np.training import from_checkpoint, pretrain_network, to_checkpoint
+from foreknow.train.shipping import Pretraining, Shipping
 from foreknow.trained import shipped, weights_path
 
 _SMALL = NPSettings(
@@ -74,73 +72,15 @@ def shipped_network(name: str) -> tuple[ConditionalNP, MartingalePrior]:
     return read_network(weights_path(name))
 
 
-def pretrain_shipped(
-    name: str | None = None,
-    *,
-    minutes: float | None = None,
-    n_steps: int | None = None,
-    preset: str | None = None,
-    device: str = "auto",
-    devices: int = 1,
-    resume: bool = False,
-    out: Path,
-    seed: int = 0,
-    progress: ProgressCallback | None = None,
-) -> dict[str, Any]:
-    """Train one of the networks that ship, or go on with it.
+def _pretrain(run: Pretraining) -> dict[str, Any]:
+    entry = NETWORKS[run.name]
+    settings = run.sized(preset_settings(run.preset, entry.settings.attentive) if run.preset else entry.settings)
+    network, result = pretrain_network(entry.prior, settings, rule=entry.prior.rule, **run.options)
+    seen = {"tasks_seen": result.steps * settings.batch_size}
+    return run.ship(network, result, partial(save_weights, network, entry.prior), seen)
 
-    Args:
-        name: a key of `NETWORKS`; "martingale-np" by default.
-        minutes: wall-clock budget; the schedule finishes within it.
-        n_steps: steps instead.
-        preset: a preset's sizes instead of those of the network that ships.
-        device, devices: where to train.
-        resume: go on from the state in `out`.
-        out: folder for `<name>.safetensors` (weights), `<name>.state.safetensors` and `<name>.log.jsonl`.
-        seed: of weights and draws.
-        progress: told after every step.
 
-    Returns:
-        Paths, steps, seconds and the last loss.
-    """
-    chosen = check_option("martingale-np", "weights", name or "martingale-np", tuple(NETWORKS))
-    if minutes is not None and n_steps is not None:
-        raise ConfigError("pretrain: give minutes or steps, not both.")
-    entry = NETWORKS[chosen]
-    settings = preset_settings(preset, entry.settings.attentive) if preset else entry.settings
-    if n_steps is not None:
-        settings = replace(settings, n_steps=check_int("pretrain", "n_steps", n_steps, low=1))
-    out.mkdir(parents=True, exist_ok=True)
-    state, log = out / f"{chosen}.state.safetensors", out / f"{chosen}.log.jsonl"
-    network, result = pretrain_network(
-        entry.prior,
-        settings,
-        rule=entry.prior.rule,
-        seed=seed,
-        minutes=minutes,
-        device=device,
-        devices=devices,
-        progress=progress,
-        log_path=log,
-        checkpoint_path=state,
-        resume=resume,
-    )
-    training = {
-        "card": "martingale-np",
-        "command": f"foreknow pretrain martingale-np --weights {chosen}"
-        + (f" --preset {preset}" if preset else "")
-        + (f" --minutes {minutes:g}" if minutes else f" --steps {settings.n_steps}")
-        + f" --seed {seed}",
-        "seed": seed,
-        "steps": result.steps,
-        "tasks_seen": result.steps * settings.batch_size,
-        "seconds": round(result.seconds, 1),
-        "loss": result.last_loss,
-        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
-    }
-    weights = out / f"{chosen}.safetensors"
-    save_weights(network, entry.prior, training, weights)
-    return {"weights": str(weights), "state": str(state), "log": str(log), **training}
+pretrain_shipped = Shipping("martingale-np", tuple(NETWORKS), _pretrain)
 
 
 def save_weights(network: ConditionalNP, prior: MartingalePrior, training: dict[str, Any], path: Path) -> None:

@@ -19,28 +19,28 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from foreknow.common.deps import available
-from foreknow.common.files import hash_bytes
+from foreknow.common.files import cache_folder, hash_bytes
 from foreknow.common.progress import ProgressCallback, Reporter
-from foreknow.common.rng import numpy_stream, seeded_init, torch_stream
+from foreknow.common.rng import numpy_stream, torch_stream
 from foreknow.common.timing import Stopwatch
 from foreknow.common.validate import check_int, check_option
 from foreknow.core.batch import Batch
+from foreknow.core.checkpoint import Checkpoint
 from foreknow.core.evidence import Claim, Evidence, n_cores
 from foreknow.core.measures import paired_interval
 from foreknow.core.records import to_json
 from foreknow.core.system import PRESETS
-from foreknow.tasks.lc_pfn.runs import cache_folder
-from foreknow.tasks.martingale_np.network import ConditionalNP, NPSettings, make_network
+from foreknow.tasks.martingale_np.network import ConditionalNP, NPSettings
 from foreknow.tasks.martingale_np.presets import preset_settings
 from foreknow.tasks.martingale_np.real import PlainGP, sea_temperatures, year_rows
 from foreknow.tasks.martingale_np.scores import DRAWS, Array, Scores, martingale_gap, score, slope
@@ -190,71 +190,63 @@ def _jobs(size: Size, seeds: int) -> list[Job]:
 
 def _train_all(jobs: list[Job], keep: bool) -> Iterator[tuple[Job, ConditionalNP, float, bool]]:
     """(job, network, seconds, whether it was kept from before) of every job, one process a core."""
-    context = multiprocessing.get_context("spawn")
-    waiting = [job for job in jobs if not (keep and _path(job).is_file())]
+    if not keep:  # seconds of work are not worth processes of their own
+        for job in jobs:
+            yield job, *_train(job), False
+        return
+    waiting = [job for job in jobs if not _path(job).is_file()]
     for job in jobs:
         if job not in waiting:
-            network, _ = from_checkpoint(_path(job))
-            yield job, network, float(_record(job)["seconds"]), True
-    if not keep:  # seconds of work are not worth processes of their own
-        for job in waiting:
-            spent, weights = _train(job, keep)
-            yield job, _loaded(job, weights), spent, False
-        return
+            yield job, *_kept(job), True
     if not waiting:
         return
-    with ProcessPoolExecutor(min(len(waiting), n_cores()), context) as pool:
-        futures = [pool.submit(_train, job, keep) for job in waiting]
+    with ProcessPoolExecutor(min(len(waiting), n_cores()), multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(_keep, job) for job in waiting]
         try:
             for job, future in zip(waiting, futures, strict=True):
-                spent, weights = future.result()
-                yield job, _loaded(job, weights), spent, False
+                future.result()
+                yield job, *_kept(job), False
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _path(job: Job) -> Any:
+def _train(job: Job, state: Path | None = None) -> tuple[ConditionalNP, float]:
+    """The network of a job and the seconds it took; with a state to go on from, if it should be kept."""
+    if job.collection:
+        with Stopwatch() as watch:
+            network = _years_system(job).network_
+        return network, watch.seconds
+    network, result = pretrain_network(
+        job.prior,
+        job.settings,
+        rule=job.prior.rule,
+        seed=job.seed,
+        device="cpu",
+        checkpoint_path=state,
+        resume=state is not None,
+    )
+    return network, result.seconds
+
+
+def _path(job: Job) -> Path:
     key = json.dumps([_VERSION, torch.__version__, to_json(job.prior), to_json(job.settings), job.seed, job.collection])
     return cache_folder() / f"martingale-np-{hash_bytes(key.encode())[:20]}.safetensors"
 
 
-def _record(job: Job) -> dict[str, Any]:
-    from foreknow.core.checkpoint import Checkpoint
-
-    return dict(Checkpoint.load(_path(job), kind="NeuralProcess").training)
-
-
-def _loaded(job: Job, weights: dict[str, Any]) -> ConditionalNP:
-    with seeded_init(0):
-        network = make_network(job.prior.rule, job.prior.n_features, job.settings)
-    network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    return network.eval()
+def _keep(job: Job) -> None:
+    """Train, in a process of the proof's own, and leave the network in the cache."""
+    torch.set_num_threads(1)
+    path = _path(job)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = path.with_suffix(".state")
+    network, seconds = _train(job, state)
+    to_checkpoint(network, job.prior, {"seconds": seconds, "arm": job.arm}).save(path)
+    state.unlink(missing_ok=True)
 
 
-def _train(job: Job, keep: bool) -> tuple[float, dict[str, Any]]:
-    if keep:
-        torch.set_num_threads(1)  # this process is the proof's own
-        cache_folder().mkdir(parents=True, exist_ok=True)
-    state = _path(job).with_suffix(".state") if keep else None
-    if job.collection:
-        start = time.perf_counter()
-        network = _years_system(job).network_
-        spent = time.perf_counter() - start
-    else:
-        network, result = pretrain_network(
-            job.prior,
-            job.settings,
-            rule=job.prior.rule,
-            seed=job.seed,
-            device="cpu",
-            checkpoint_path=state,
-            resume=keep,
-        )
-        spent = result.seconds
-    if state is not None:
-        to_checkpoint(network, job.prior, {"seconds": spent, "arm": job.arm}).save(_path(job))
-        state.unlink(missing_ok=True)
-    return spent, {name: value.numpy() for name, value in network.state_dict().items()}
+def _kept(job: Job) -> tuple[ConditionalNP, float]:
+    checkpoint = Checkpoint.load(_path(job), kind="NeuralProcess")
+    return from_checkpoint(checkpoint)[0], float(checkpoint.training["seconds"])
 
 
 # F: functions ---------------------------------------------------------------------------------------------

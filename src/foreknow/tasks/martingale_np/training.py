@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from torch import Generator, Tensor, nn
 
 from foreknow.common.device import resolve_device
 from foreknow.common.errors import CheckpointError, InputError
-from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import seed_of, seeded_init, torch_stream
 from foreknow.core.batch import Batch
 from foreknow.core.checkpoint import Checkpoint
@@ -21,7 +20,7 @@ from foreknow.core.records import from_json, to_json
 from foreknow.tasks.martingale_np.network import ConditionalNP, NPSettings, make_network
 from foreknow.tasks.martingale_np.tasks import MartingalePrior
 from foreknow.train.config import TrainConfig
-from foreknow.train.loop import TrainResult, train
+from foreknow.train.loop import RunOptions, TrainResult, train
 
 _SCALE_TASKS = 256
 
@@ -133,11 +132,7 @@ def pretrain_network(
     seed: int = 0,
     minutes: float | None = None,
     device: str | torch.device = "auto",
-    devices: int = 1,
-    progress: ProgressCallback | None = None,
-    log_path: Path | None = None,
-    checkpoint_path: Path | None = None,
-    resume: bool = False,
+    **options: Unpack[RunOptions],
 ) -> tuple[ConditionalNP, TrainResult]:
     """Fit a network to fresh draws of tasks, or to a collection of them.
 
@@ -147,11 +142,8 @@ def pretrain_network(
         rule: of the network, see `RULES`.
         seed: of the weights and of every draw; step k depends on (seed, k) only.
         minutes: wall-clock budget instead of `settings.n_steps`; the schedule still finishes.
-        device, devices: where to train.
-        progress: told after every step.
-        log_path: JSONL file of losses.
-        checkpoint_path: file of the training state, for `resume`.
-        resume: go on from `checkpoint_path`.
+        device: where to train.
+        options: devices, progress, log_path, checkpoint_path and resume, as in `train`.
 
     Returns:
         The network in evaluation mode, and what the loop has to say.
@@ -175,12 +167,8 @@ def pretrain_network(
         Batches(tasks, network, seed, place.type),
         config,
         device=place,
-        devices=devices,
-        progress=progress,
-        log_path=log_path,
-        checkpoint_path=checkpoint_path,
-        resume=resume,
         identity={**known, "rule": rule, "settings": {**asdict(settings), "n_steps": None}},
+        **options,
     )
     return network.eval(), result
 

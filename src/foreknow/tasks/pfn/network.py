@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foreknow.common.errors import CheckpointError, ConfigError
-from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import seed_of, seeded_init, torch_stream
 from foreknow.common.validate import check_int, check_option, check_real
 from foreknow.core.batch import Batch
@@ -29,7 +28,7 @@ from foreknow.core.records import from_json, record, to_json
 from foreknow.nn.attention import ContextCache, SetTransformer
 from foreknow.nn.bar_head import BarHead
 from foreknow.train.config import TrainConfig
-from foreknow.train.loop import TrainResult, train
+from foreknow.train.loop import RunOptions, TrainResult, train
 
 
 @record
@@ -242,11 +241,7 @@ def pretrain_network(
     network: PFNNetwork | None = None,
     minutes: float | None = None,
     device: str | torch.device = "auto",
-    devices: int = 1,
-    progress: ProgressCallback | None = None,
-    log_path: Path | None = None,
-    checkpoint_path: Path | None = None,
-    resume: bool = False,
+    **options: Unpack[RunOptions],
 ) -> tuple[PFNNetwork, TrainResult]:
     """Fit a network to fresh draws from `prior`.
 
@@ -257,11 +252,7 @@ def pretrain_network(
         network: start from this one instead of a new one.
         minutes: wall-clock budget instead of `settings.n_steps`; the schedule still finishes.
         device: where to train.
-        devices: how many of these devices.
-        progress: told after every step.
-        log_path: JSONL file of losses.
-        checkpoint_path: file of the training state, for `resume`.
-        resume: go on from `checkpoint_path`.
+        options: devices, progress, log_path, checkpoint_path and resume, as in `train`.
 
     Returns:
         The network in evaluation mode, and what the loop has to say.
@@ -291,12 +282,8 @@ def pretrain_network(
         _Batches(prior, settings, seed, place.type),
         config,
         device=place,
-        devices=devices,
-        progress=progress,
-        log_path=log_path,
-        checkpoint_path=checkpoint_path,
-        resume=resume,
         identity={"prior": to_json(prior), "settings": {**asdict(settings), "n_steps": None}},
+        **options,
     )
     return network.eval(), result
 

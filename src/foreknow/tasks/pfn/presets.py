@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from foreknow.common.errors import ConfigError
-from foreknow.common.progress import ProgressCallback
-from foreknow.common.validate import check_int, check_option
 from foreknow.core.prior import Simulator
 from foreknow.tasks.pfn.network import PFNNetwork, PFNSettings, pretrain_network
 from foreknow.tasks.pfn.priors.gp import GPPrior
 from foreknow.tasks.pfn.priors.hyper import Gamma
 from foreknow.tasks.pfn.priors.tabular import TabularBNNPrior, TabularGPPrior
+from foreknow.train.shipping import Pretraining, Shipping
 
 SHIPPED = {"regression": "pfn-gp-1d", "classification": "pfn-tabular"}
 """Task -> name of the network in `foreknow/trained`."""
@@ -105,72 +104,19 @@ def preset_settings(preset: str, task: str) -> PFNSettings:
     return _PRESETS[preset, task]
 
 
-def pretrain_shipped(
-    name: str | None = None,
-    *,
-    minutes: float | None = None,
-    n_steps: int | None = None,
-    preset: str | None = None,
-    device: str = "auto",
-    devices: int = 1,
-    resume: bool = False,
-    out: Path,
-    seed: int = 0,
-    progress: ProgressCallback | None = None,
-) -> dict[str, Any]:
-    """Train one of the shipped networks, or go on with it.
+_ROLES = {name: (task, "on") for task, name in SHIPPED.items()} | {name: key for key, name in ARMS.items()}
 
-    Args:
-        name: a value of `SHIPPED` or `ARMS`; the regression network by default.
-        minutes: wall-clock budget; the schedule finishes within it.
-        n_steps: steps instead.
-        preset: a preset's sizes instead of those of the shipped network.
-        device, devices: where to train.
-        resume: go on from the state in `out`.
-        out: folder for `<name>.safetensors` (weights), `<name>.state.safetensors` and `<name>.log.jsonl`.
-        seed: of weights and draws.
-        progress: told after every step.
 
-    Returns:
-        Paths, steps, seconds and the last loss.
-    """
-    known = {shipped: (task, "on") for task, shipped in SHIPPED.items()} | {arm: key for key, arm in ARMS.items()}
-    task, role = known[chosen := check_option("pfn", "weights", name or SHIPPED["regression"], tuple(known))]
-    if minutes is not None and n_steps is not None:
-        raise ConfigError("pretrain: give minutes or steps, not both.")
-    settings = preset_settings(preset, task) if preset else _SHIPPED_SETTINGS[SHIPPED[task]]
-    if n_steps is not None:
-        settings = replace(settings, n_steps=check_int("pretrain", "n_steps", n_steps, low=1))
-    out.mkdir(parents=True, exist_ok=True)
+def _pretrain(run: Pretraining) -> dict[str, Any]:
+    task, role = _ROLES[run.name]
     prior = prior_of(task, role)
-    state, log = out / f"{chosen}.state.safetensors", out / f"{chosen}.log.jsonl"
-    network, result = pretrain_network(
-        prior,
-        settings,
-        seed=seed,
-        minutes=minutes,
-        device=device,
-        devices=devices,
-        progress=progress,
-        log_path=log,
-        checkpoint_path=state,
-        resume=resume,
-    )
-    training = {
-        "card": "pfn",
-        "command": f"foreknow pretrain pfn --weights {chosen}"
-        + (f" --minutes {minutes:g}" if minutes else f" --steps {settings.n_steps}")
-        + f" --seed {seed}",
-        "seed": seed,
-        "steps": result.steps,
-        "tasks_seen": result.steps * settings.batch_size * settings.accumulate,
-        "seconds": round(result.seconds, 1),
-        "loss": result.last_loss,
-        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
-    }
-    weights = out / f"{chosen}.safetensors"
-    save_weights(network, prior, training, weights)
-    return {"weights": str(weights), "state": str(state), "log": str(log), **training}
+    settings = run.sized(preset_settings(run.preset, task) if run.preset else _SHIPPED_SETTINGS[SHIPPED[task]])
+    network, result = pretrain_network(prior, settings, **run.options)
+    seen = {"tasks_seen": result.steps * settings.batch_size * settings.accumulate}
+    return run.ship(network, result, partial(save_weights, network, prior), seen)
+
+
+pretrain_shipped = Shipping("pfn", tuple(_ROLES), _pretrain)
 
 
 def save_weights(network: PFNNetwork, prior: Simulator, training: dict[str, Any], path: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 
 from foreknow.common.device import resolve_device
 from foreknow.common.errors import ConfigError
-from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import numpy_stream, seed_of, torch_stream
-from foreknow.common.validate import check_int, check_option
+from foreknow.common.validate import check_option
 from foreknow.core.batch import Batch
 from foreknow.core.predictive import borders_from_samples
 from foreknow.core.records import to_json
@@ -31,7 +29,8 @@ from foreknow.tasks.tabpfn.network import (
 )
 from foreknow.tasks.tabular.priors import SmoothPrior, TablePrior, members_and_weights
 from foreknow.train.config import TrainConfig
-from foreknow.train.loop import TrainResult, train
+from foreknow.train.loop import RunOptions, TrainResult, train
+from foreknow.train.shipping import Pretraining, Shipping
 
 FORMS = ("cells", "rows")
 
@@ -258,11 +257,7 @@ def pretrain_network(
     minutes: float | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
-    devices: int = 1,
-    progress: ProgressCallback | None = None,
-    log_path: Path | None = None,
-    checkpoint_path: Path | None = None,
-    resume: bool = False,
+    **options: Unpack[RunOptions],
 ) -> tuple[TableNetwork, TrainResult]:
     """Fit the network of a recipe to tables drawn from a mixture of table priors.
 
@@ -271,11 +266,8 @@ def pretrain_network(
         prior: see `prior_of`; its members' numbers of columns and classes are drawn anew in every step.
         minutes: wall-clock budget instead of the recipe's steps; the schedule finishes within it.
         seed: of weights and draws; step k depends on (seed, k) only.
-        device, devices: where to train.
-        progress: told after steps.
-        log_path: JSONL file of losses.
-        checkpoint_path: file of the training state.
-        resume: go on from `checkpoint_path`.
+        device: where to train.
+        options: devices, progress, log_path, checkpoint_path and resume, as in `train`.
 
     Returns:
         The network in evaluation mode, and what the loop has to say.
@@ -303,12 +295,8 @@ def pretrain_network(
         TableBatches(prior, recipe.shapes, seed, place.type, getattr(recipe.settings, "n_slots", 1)),
         config,
         device=place,
-        devices=devices,
-        progress=progress,
-        log_path=log_path,
-        checkpoint_path=checkpoint_path,
-        resume=resume,
         identity={"prior": to_json(prior), "shapes": asdict(recipe.shapes), "settings": to_json(recipe.settings)},
+        **options,
     )
     return network.eval(), result
 
@@ -322,68 +310,11 @@ NAMES = {
 """(form, task) -> name of the network; those that ship are in `foreknow/trained`."""
 
 
-def pretrain_published(
-    name: str | None = None,
-    *,
-    minutes: float | None = None,
-    n_steps: int | None = None,
-    preset: str | None = None,
-    device: str = "auto",
-    devices: int = 1,
-    resume: bool = False,
-    out: Path,
-    seed: int = 0,
-    progress: ProgressCallback | None = None,
-) -> dict[str, Any]:
-    """Train one of the published networks, or go on with it; see `foreknow pretrain`.
-
-    Args:
-        name: a value of `NAMES`.
-        minutes: wall-clock budget; the schedule finishes within it.
-        n_steps: steps instead.
-        preset: "quick", "small" or "paper"; by default the sizes of what ships.
-        device, devices: where to train.
-        resume: go on from the state in `out`.
-        out: folder for `<name>.safetensors` (weights), `<name>.state.safetensors` and `<name>.log.jsonl`.
-        seed: of weights and draws.
-        progress: told after every step.
-
-    Returns:
-        Paths, steps, seconds and the last loss.
-    """
-    chosen = check_option("tabpfn", "weights", name or "tabpfn-cells", tuple(NAMES.values()))
-    if minutes is not None and n_steps is not None:
-        raise ConfigError("pretrain: give minutes or steps, not both.")
-    form, task = next(key for key, known in NAMES.items() if known == chosen)
-    recipe = recipe_of(form, task, preset or "shipped")
-    if n_steps is not None:
-        recipe = replace(recipe, n_steps=check_int("pretrain", "n_steps", n_steps, low=1))
+def _pretrain(run: Pretraining) -> dict[str, Any]:
+    form, task = next(key for key, name in NAMES.items() if name == run.name)
     prior = prior_of(form, task)
-    out.mkdir(parents=True, exist_ok=True)
-    state, log = out / f"{chosen}.state.safetensors", out / f"{chosen}.log.jsonl"
-    network, result = pretrain_network(
-        recipe,
-        prior,
-        minutes=minutes,
-        seed=seed,
-        device=device,
-        devices=devices,
-        progress=progress,
-        log_path=log,
-        checkpoint_path=state,
-        resume=resume,
-    )
-    budget = f"--minutes {minutes:g}" if minutes else f"--steps {result.steps}"
-    sizes = f" --preset {preset}" if preset else ""
-    training = {
-        "card": "tabpfn",
-        "command": f"foreknow pretrain tabpfn --weights {chosen}{sizes} {budget} --seed {seed}",
-        "seed": seed,
-        "steps": result.steps,
-        "seconds": round(result.seconds, 1),
-        "loss": result.last_loss,
-        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
-    }
-    path = out / f"{chosen}.safetensors"
-    network.save(path, prior, training)
-    return {"weights": str(path), "state": str(state), "log": str(log), **training}
+    network, result = pretrain_network(run.sized(recipe_of(form, task, run.preset or "shipped")), prior, **run.options)
+    return run.ship(network, result, lambda training, path: network.save(path, prior, training))
+
+
+pretrain_published = Shipping("tabpfn", tuple(NAMES.values()), _pretrain)

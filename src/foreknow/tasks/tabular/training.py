@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foreknow.common.device import resolve_device
-from foreknow.common.errors import ConfigError
-from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import numpy_stream, seed_of, seeded_init, torch_stream
-from foreknow.common.validate import check_int, check_option
+from foreknow.common.validate import check_int
 from foreknow.core.batch import Batch
 from foreknow.core.checkpoint import Checkpoint
 from foreknow.core.records import record, to_json
@@ -25,7 +23,8 @@ from foreknow.tasks.tabular.heads import FittedHeads, HeadSettings, Scores
 from foreknow.tasks.tabular.network import ClassifierStack, RegressorStack, StackNetwork, StackSettings
 from foreknow.tasks.tabular.priors import TablePrior, members_and_weights, paper_prior
 from foreknow.train.config import TrainConfig
-from foreknow.train.loop import TrainResult, train
+from foreknow.train.loop import RunOptions, TrainResult, train
+from foreknow.train.shipping import Pretraining, Shipping
 from foreknow.trained import weights_path
 
 
@@ -160,12 +159,8 @@ def pretrain_stack(
     lr: float = 4e-3,
     seed: int = 0,
     device: str | torch.device = "auto",
-    devices: int = 1,
-    progress: ProgressCallback | None = None,
-    log_path: Path | None = None,
-    checkpoint_path: Path | None = None,
-    resume: bool = False,
     network: ClassifierStack | RegressorStack | None = None,
+    **options: Unpack[RunOptions],
 ) -> tuple[ClassifierStack | RegressorStack, TrainResult]:
     """Fit a stacking network to tables drawn from a mixture of priors.
 
@@ -178,12 +173,9 @@ def pretrain_stack(
         minutes: wall-clock budget instead of steps.
         lr: peak learning rate.
         seed: of weights and draws.
-        device, devices: where to train.
-        progress: told after steps.
-        log_path: JSONL file of losses.
-        checkpoint_path: file of the training state.
-        resume: go on from `checkpoint_path`.
+        device: where to train.
         network: start from this one.
+        options: devices, progress, log_path, checkpoint_path and resume, as in `train`.
     """
     place = resolve_device(device)
     shapes = shapes or TaskShapes()
@@ -213,12 +205,8 @@ def pretrain_stack(
         batches,
         config,
         device=place,
-        devices=devices,
-        progress=progress,
-        log_path=log_path,
-        checkpoint_path=checkpoint_path,
-        resume=resume,
         identity=identity,
+        **options,
     )
     return network.eval(), result
 
@@ -230,106 +218,68 @@ ARMS = {"full": "tabpfn-arm-full", "linear": "tabpfn-arm-linear", "bnn": "tabpfn
 """Variant of the prior -> a small classifier fitted to it; all by the same budget, for the proof."""
 
 
-def pretrain_shipped(
-    name: str | None = None,
-    *,
-    minutes: float | None = None,
-    n_steps: int | None = None,
-    preset: str | None = None,
-    device: str = "auto",
-    devices: int = 1,
-    resume: bool = False,
-    out: Path,
-    seed: int = 0,
-    progress: ProgressCallback | None = None,
-) -> dict[str, Any]:
-    """Train a shipped network, or go on with it; see `foreknow pretrain`.
+@dataclass(frozen=True)
+class _Sizes:
+    shapes: TaskShapes
+    settings: StackSettings
+    n_steps: int
 
-    Args:
-        name: one of `SHIPPED` or `ARMS`; the classifier by default.
-        minutes: wall-clock budget; the schedule finishes within it.
-        n_steps: steps instead; one of both is needed unless a preset is given.
-        preset: "quick" (seconds), "small" (500 steps) or "paper" (100 000 steps of wider tables).
-        device, devices: where to train.
-        resume: go on from the state in `out`; where there is none, from the shipped weights, with a fresh
-            optimiser and a rate a third as high.
-        out: folder for `<name>.safetensors` (weights), `<name>.state.safetensors` and `<name>.log.jsonl`.
-        seed: of weights and draws.
-        progress: told after every step.
 
-    Returns:
-        Paths, steps, seconds and the last loss.
-    """
-    known = {shipped: (task, "full", "shipped") for task, shipped in SHIPPED.items()}
-    known |= {arm: ("classification", variant, "arm") for variant, arm in ARMS.items()}
-    chosen = check_option("tabpfn", "weights", name or SHIPPED["classification"], tuple(known))
-    task, variant, sizes = known[chosen]
-    if minutes is not None and n_steps is not None:
-        raise ConfigError("pretrain: give minutes or steps, not both.")
-    shapes, settings, steps = _PRESETS[check_option("pretrain", "preset", preset or sizes, tuple(_PRESETS))]
+_RATE = 4e-3
+_SHIPPED_SIZES = _Sizes(TaskShapes(), StackSettings(), 8000)
+_ARM_SIZES = _Sizes(TaskShapes(n_rows=(64, 320), n_features=(2, 20), tokens=6000), StackSettings(), 400)
+_PRESETS = {
+    "quick": _Sizes(
+        TaskShapes(n_rows=(24, 40), n_features=(2, 4), n_classes=(2, 3), tokens=200), StackSettings(width=16), 10
+    ),
+    "small": _Sizes(TaskShapes(), StackSettings(), 500),
+    "paper": _Sizes(
+        TaskShapes(n_rows=(128, 1024), n_features=(2, 64), tokens=200_000), StackSettings(width=192), 100_000
+    ),
+}
+_KNOWN = {name: (task, "full", _SHIPPED_SIZES) for task, name in SHIPPED.items()}
+_KNOWN |= {name: ("classification", variant, _ARM_SIZES) for variant, name in ARMS.items()}
+
+
+def _pretrain(run: Pretraining) -> dict[str, Any]:
+    """Train or go on; to go on without a state is to start from what ships, with a rate a third as high."""
+    task, variant, sizes = _KNOWN[run.name]
+    sizes = run.sized(_PRESETS[run.preset] if run.preset else sizes)
+    shapes, settings = sizes.shapes, replace(sizes.settings, task=task)
     if task == "regression":
-        shapes, settings = replace(shapes, tokens=max(shapes.tokens // 2, 1)), replace(settings, task=task)
-    out.mkdir(parents=True, exist_ok=True)
-    state, log = out / f"{chosen}.state.safetensors", out / f"{chosen}.log.jsonl"
+        shapes = replace(shapes, tokens=max(shapes.tokens // 2, 1))
     members, weights = members_and_weights(task, variant=variant)
-    start, before, stream = None, {}, seed
-    if resume and not state.exists() and preset is None and sizes == "shipped":
+    options, start, before = dict(run.options), None, {}
+    as_shipped = run.preset is None and run.name in SHIPPED.values()
+    if as_shipped and options["resume"] and not options["checkpoint_path"].exists():
+        path = weights_path(run.name)
+        start, before = StackNetwork.from_checkpoint(path, task), Checkpoint.load(path, kind=StackNetwork.kind).training
         # A fresh stream of tables, so that none is seen twice.
-        start, before = StackNetwork.from_checkpoint(weights_path(chosen), task), _record_of(weights_path(chosen))
-        resume, stream = False, seed_of(seed, "continued", str(before.get("steps", 0)))
+        options |= {"resume": False, "seed": seed_of(options["seed"], "continued", str(before.get("steps", 0)))}
     network, result = pretrain_stack(
         members,
         weights,
         settings=settings,
         shapes=shapes,
-        n_steps=steps if n_steps is None else check_int("pretrain", "n_steps", n_steps, low=1),
-        minutes=minutes,
+        n_steps=sizes.n_steps,
         lr=_RATE if start is None else _RATE / 3,
-        seed=stream,
-        device=device,
-        devices=devices,
-        progress=progress,
-        log_path=log,
-        checkpoint_path=state,
-        resume=resume,
         network=start,
+        **options,
     )
-    budget = f"--minutes {minutes:g}" if minutes else f"--steps {result.steps}"
-    training = {
-        "card": "tabpfn",
-        "command": f"foreknow pretrain tabpfn --weights {chosen} {budget} --seed {seed}" + (" --resume" * bool(start)),
-        "seed": seed,
-        "steps": result.steps + before.get("steps", 0),
-        "seconds": round(result.seconds + before.get("seconds", 0.0), 1),
-        "loss": result.last_loss,
-        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "device": str(resolve_device(device)),
-        "variant": variant,
-    }
-    if before:
-        training["continued_from"] = before
-    path = out / f"{chosen}.safetensors"
-    buckets = frozenset(buffer for buffer, _ in network.named_buffers())
-    network.to_checkpoint(paper_prior(task, variant=variant), training).save(path, half=True, keep_full=buckets)
-    return {"weights": str(path), "state": str(state), "log": str(log), **training}
+    facts: dict[str, Any] = {"device": str(resolve_device(options["device"])), "variant": variant}
+    if start is not None:
+        facts |= {
+            "command": run.command(result) + " --resume",
+            "steps": result.steps + before.get("steps", 0),
+            "seconds": round(result.seconds + before.get("seconds", 0.0), 1),
+            "continued_from": before,
+        }
+
+    def save(training: dict[str, Any], path: Path) -> None:
+        buckets = frozenset(buffer for buffer, _ in network.named_buffers())
+        network.to_checkpoint(paper_prior(task, variant=variant), training).save(path, half=True, keep_full=buckets)
+
+    return run.ship(network, result, save, facts)
 
 
-_RATE = 4e-3
-
-
-def _record_of(path: Path) -> dict[str, Any]:
-    record: dict[str, Any] = Checkpoint.load(path, kind=StackNetwork.kind).training
-    return record
-
-
-_PRESETS = {
-    "shipped": (TaskShapes(), StackSettings(), 8000),
-    "arm": (TaskShapes(n_rows=(64, 320), n_features=(2, 20), tokens=6000), StackSettings(), 400),
-    "quick": (
-        TaskShapes(n_rows=(24, 40), n_features=(2, 4), n_classes=(2, 3), tokens=200),
-        StackSettings(width=16),
-        10,
-    ),
-    "small": (TaskShapes(), StackSettings(), 500),
-    "paper": (TaskShapes(n_rows=(128, 1024), n_features=(2, 64), tokens=200_000), StackSettings(width=192), 100_000),
-}
+pretrain_shipped = Shipping("tabpfn", tuple(_KNOWN), _pretrain)
