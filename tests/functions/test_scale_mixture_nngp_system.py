@@ -248,7 +248,7 @@ def test_divergence_against_sampling(prior: ScalePrior, whiten: bool) -> None:
     with torch.no_grad():
         for value in (net.mean, net.log_sd):
             value.copy_(0.5 * torch.randn(value.shape, generator=generator, dtype=torch.float64))
-        net.log_a.fill_(math.log(4.0)), net.log_b.fill_(math.log(5.0))
+        net.log_a.fill_(math.log(4.0)), net.log_size.fill_(math.log(5.0 / 4.0))
         n = 40_000
         s2 = net.draw_scales(n, generator)
         _, _, factor = net.latent(net.kernels(x))
@@ -263,6 +263,75 @@ def test_divergence_against_sampling(prior: ScalePrior, whiten: bool) -> None:
             log_q, log_p = log_q + torch.from_numpy(own), log_p + prior.log_density(s2)
         expected = (log_q - log_p).mean()
         assert float(net.divergence(factor, s2)) == pytest.approx(float(expected), rel=0.02, abs=0.15)
+
+
+def small_sparse(prior: ScalePrior, *, whiten: bool) -> tuple[SparseProcess, torch.Tensor, torch.Tensor]:
+    """Four inducing points, two classes, some posterior; rows and codes."""
+    x, _ = table(10)
+    net = SparseProcess(WideArchitecture(1), prior, x[:4], 2, whiten=whiten)
+    generator = torch_stream(0, "sparse")
+    with torch.no_grad():
+        for value in (net.mean, net.log_sd, net.log_readout_var):
+            value.copy_(0.5 * torch.randn(value.shape, generator=generator, dtype=torch.float64))
+    return net, x, torch.arange(10) % 2
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_bound_against_quadrature_over_the_scale(whiten: bool) -> None:
+    """Every expectation by sums on grids of s2 and of the difference of the two latents, without draws."""
+    net, x, codes = small_sparse(InverseGamma(2.0, 3.0), whiten=whiten)
+    with torch.no_grad():
+        net.log_a.fill_(math.log(3.0)), net.log_size.fill_(math.log(1.4))
+        draws = {"generator": torch_stream(1, "z"), "scales": torch_stream(1, "s2")}
+        found = float(net.loss(net.kernels(x), codes, 10, n_samples=100_000, **draws))
+        mean, variance, factor = (part.numpy() for part in net.latent(net.kernels(x)))
+    a, b = 3.0, 1.4 * 3.0
+    s2 = stats.invgamma.ppf((np.arange(4000) + 0.5) / 4000, a, scale=b)  # midpoints of equal probability
+    sign = np.where(codes.numpy() == 0, 1.0, -1.0)
+    gap, spread = sign * (mean[:, 0] - mean[:, 1]), variance.sum(1)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    difference = gap[:, None, None] + np.sqrt(s2[:, None] * spread[:, None, None]) * nodes  # (rows, s2, nodes)
+    expected = -(np.logaddexp(0, -difference) @ weights / weights.sum()).mean()
+
+    k = np.eye(4) if whiten else factor @ factor.T  # of the inducing values, or of the white ones
+    mu, sd = net.mean.detach().numpy(), net.log_sd.detach().exp().numpy()
+    own, prior = stats.invgamma(a, scale=b), stats.invgamma(2.0, scale=3.0)
+    divergence = (own.logpdf(s2) - prior.logpdf(s2)).mean()
+    for c in range(2):
+        mahalanobis = mu[:, c] @ np.linalg.solve(k, mu[:, c])
+        given = [
+            np.linalg.slogdet(k)[1] - np.log(sd[:, c] ** 2).sum() - 4,
+            np.trace(np.linalg.solve(k, np.diag(sd[:, c] ** 2))),
+        ]
+        divergence += 0.5 * (sum(given) + mahalanobis * (1 / s2).mean())
+    assert found == pytest.approx(divergence / 10 - expected, rel=2e-3)
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_a_certain_scale_is_the_sparse_gaussian_process(whiten: bool) -> None:
+    """In the limit of a narrow q and prior the loss, its gradients and the predictions are those of the control."""
+    found = []
+    for prior in (InverseGamma(1e10, 1e10), FixedScale(1.0)):
+        net, x, codes = small_sparse(prior, whiten=whiten)
+        with torch.no_grad():
+            net.log_a.fill_(math.log(1e10))
+        draws = {"generator": torch_stream(1, "z"), "scales": torch_stream(1, "s2")}
+        loss = net.loss(net.kernels(x), codes, 10, n_samples=50, **draws)
+        gradients = torch.autograd.grad(loss, [net.mean, net.log_sd, net.log_readout_var, net.log_w_var])
+        z = torch.randn(50, 2, generator=torch_stream(2, "z"), dtype=torch.float64)
+        log_p = net.log_proba(x, z, net.draw_scales(50, torch_stream(2, "s2")).detach())
+        found.append((loss, *gradients, log_p))
+    for random, fixed in zip(*found):
+        assert torch.allclose(random, fixed, atol=1e-5), (random - fixed).abs().max()
+
+
+def test_training_with_a_certain_scale_is_that_of_the_control() -> None:
+    """The same batches and draws: a narrow scale ends where the fixed one does."""
+    x = numpy_stream(0, "certain").normal(size=(30, 2))
+    settings = {"depth": 1, "n_inducing": 6, "n_epochs": 12, "batch_size": 15, "n_test_samples": 200, "random_state": 0}
+    on, off = (NNGPClassifier(p, **settings).fit(x, x[:, 0] > 0) for p in (InverseGamma(1e4, 1e4), "off"))
+    assert np.allclose(on.predict_proba(x), off.predict_proba(x), atol=0.02)
+    assert on.bound_ == pytest.approx(off.bound_, abs=1)
 
 
 def test_latents_at_the_inducing_points_are_the_variational_ones() -> None:
@@ -296,7 +365,9 @@ def test_classifier_learns_and_its_control_has_no_random_scale() -> None:
     }
     on, off = NNGPClassifier(**settings).fit(x, y), NNGPClassifier("off", **settings).fit(x, y)
     assert (on.predict(x) == y).mean() > 0.85 and (off.predict(x) == y).mean() > 0.85
-    assert float(on.network_.log_a) != math.log(2.0) and float(off.network_.log_a) == math.log(2.0)
+    start = 2 + 0.5 * 40 * 2
+    assert float(on.network_.log_a) != math.log(start) and float(off.network_.log_a) == math.log(start)
+    assert on.bound_ == pytest.approx(off.bound_, abs=5) and -80 * math.log(2) < on.bound_ < 0  # both are trained
     assert NNGPClassifier.published().n_epochs == 300
     one_step = NNGPClassifier.published(n_epochs=1, n_inducing=5, n_test_samples=10, depth=1, random_state=0)
     assert one_step.fit(x[:20], y[:20]).predict_proba(x[:3]).shape == (3, 2)

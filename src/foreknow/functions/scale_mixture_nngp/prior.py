@@ -59,6 +59,10 @@ class ScalePrior(Prior):
         check_bool(owner, "known", self.known)
 
     @abstractmethod
+    def off(self) -> FixedScale:
+        """One value for certain."""
+
+    @abstractmethod
     def log_density(self, s2: Tensor, *parameters: Tensor | float) -> Tensor:
         """Log density at s2 > 0; of these parameters, or of its own if none are given."""
 
@@ -168,7 +172,7 @@ class InverseGamma(ScalePrior):
 
     closed_form: ClassVar[bool] = True
 
-    def off(self) -> Prior:
+    def off(self) -> FixedScale:
         """The variance is b/a for certain: the limit of a, b -> infinity at that ratio."""
         return FixedScale(self.b / self.a, known=self.known)
 
@@ -214,7 +218,7 @@ class BurrXII(ScalePrior):
     k: float = 1.0
     known: bool = False
 
-    def off(self) -> Prior:
+    def off(self) -> FixedScale:
         """The variance is the median for certain."""
         return FixedScale((2 ** (1 / self.k) - 1) ** (1 / self.c), known=self.known)
 
@@ -246,7 +250,7 @@ class LogNormal(ScalePrior):
     sd: float = 1.0
     known: bool = False
 
-    def off(self) -> Prior:
+    def off(self) -> FixedScale:
         """The variance is the median for certain."""
         return FixedScale(self.median, known=self.known)
 
@@ -280,7 +284,7 @@ class FixedScale(ScalePrior):
 
     closed_form: ClassVar[bool] = True
 
-    def off(self) -> Prior:
+    def off(self) -> FixedScale:
         return self
 
     def log_density(self, s2: Tensor, *parameters: Tensor | float) -> Tensor:

@@ -6,7 +6,8 @@ the latents of a row are A mu + sqrt(s2 v) z with A = K_bi K_ii^-1 and v = diag(
 and the bound is E log softmax - KL / n with (for an inverse gamma prior a0, b0)
     KL = 1/2 [C logdet K_ii - sum log q^2 - m C + sum tr(K_ii^-1 diag(q_c^2)) + (a/b) sum mu_c' K_ii^-1 mu_c]
          + a0 log(b/b0) - lnG(a) + lnG(a0) + (a - a0) digamma(a) + (b0 - b) a/b.
-With a fixed scale this is the sparse variational Gaussian process, the control arm.
+With a fixed scale this is the sparse variational Gaussian process, the control arm, and so is the limit of a narrow
+q(s2): the same loss, to rounding, for the same draws z.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ class SparseProcess(nn.Module):
         self.log_w_var, self.log_b_var = number(2.0, fit_kernel), number(0.1, fit_kernel)
         self.log_readout_var = number(1.0, not prior.known)
         random = not isinstance(prior, FixedScale)
-        start = prior if isinstance(prior, InverseGamma) else InverseGamma()
-        self.log_a, self.log_b = number(start.a, random), number(start.b, random)
+        # As narrow as if the m C inducing values had been seen: the first steps are not lost to a heavy tail of draws.
+        shape = (prior.a if isinstance(prior, InverseGamma) else InverseGamma().a) + 0.5 * m * n_classes
+        self.log_a, self.log_size = number(shape, random), number(prior.off().value, random)
         self.mean = nn.Parameter(torch.zeros(m, n_classes, dtype=torch.float64))
         self.log_sd = nn.Parameter(torch.full((m, n_classes), -1.0, dtype=torch.float64))
 
@@ -85,14 +87,18 @@ class SparseProcess(nn.Module):
 
     # The bound ------------------------------------------------------------------------------------------------
 
+    def shape_and_scale(self) -> tuple[Tensor, Tensor]:
+        """The a and b of q(s2); learnt as a and b/a, so that a step in the one does not move what the other says."""
+        a = self.log_a.exp()
+        return a, a * self.log_size.exp()
+
     def divergence(self, factor: Tensor, s2: Tensor) -> Tensor:
         """KL of the variational posterior to the prior; `s2` are draws of q, for priors without a closed form."""
         m, n_classes = self.mean.shape
-        a, b = self.log_a.exp(), self.log_b.exp()
-        precision = torch.full_like(a, 1 / self.prior.value) if isinstance(self.prior, FixedScale) else a / b
+        precision = (-self.log_size).exp()  # the mean of 1/s2
         variances = (2 * self.log_sd).exp()
         if self.whiten:
-            log_det, trace, square = torch.zeros(()).to(a), variances.sum(), self.mean.square().sum()
+            log_det, trace, square = torch.zeros(()).to(s2), variances.sum(), self.mean.square().sum()
         else:
             log_det = 2 * n_classes * factor.diagonal().log().sum()
             inverse = torch.cholesky_inverse(factor)
@@ -103,12 +109,12 @@ class SparseProcess(nn.Module):
 
     def scale_divergence(self, s2: Tensor) -> Tensor:
         """KL of q(s2) to its prior."""
-        a, b = self.log_a.exp(), self.log_b.exp()
+        a, b = self.shape_and_scale()
         if isinstance(self.prior, FixedScale):
             return torch.zeros_like(a)
         if isinstance(self.prior, InverseGamma):
             a0, b0 = (torch.tensor(value, dtype=a.dtype, device=a.device) for value in (self.prior.a, self.prior.b))
-            gain = a0 * (self.log_b - b0.log()) - torch.lgamma(a) + torch.lgamma(a0)
+            gain = a0 * (b / b0).log() - torch.lgamma(a) + torch.lgamma(a0)
             return gain + (a - a0) * torch.digamma(a) + (b0 - b) * a / b
         own = a * b.log() - torch.lgamma(a) - (a + 1) * s2.log() - b / s2
         return (own - self.prior.log_density(s2)).mean()
@@ -117,15 +123,26 @@ class SparseProcess(nn.Module):
         """Draws of s2 from q, shape (n,), with gradients to a and b."""
         if isinstance(self.prior, FixedScale):
             return torch.full((n,), self.prior.value, dtype=self.mean.dtype, device=self.mean.device)
-        gamma: Tensor = torch._standard_gamma(self.log_a.exp().expand(n), generator=generator)
-        return self.log_b.exp() / gamma.clamp_min(torch.finfo(gamma.dtype).tiny)
+        a, b = self.shape_and_scale()
+        gamma: Tensor = torch._standard_gamma(a.expand(n), generator=generator)
+        return b / gamma.clamp_min(torch.finfo(gamma.dtype).tiny)
 
     def loss(
-        self, kernels: tuple[Tensor, Tensor, Tensor], codes: Tensor, n: int, *, n_samples: int, generator: Generator
+        self,
+        kernels: tuple[Tensor, Tensor, Tensor],
+        codes: Tensor,
+        n: int,
+        *,
+        n_samples: int,
+        generator: Generator,
+        scales: Generator,
     ) -> Tensor:
-        """Negative bound per row, from a batch of rows with these kernels and class codes."""
+        """Negative bound per row, from a batch of rows with these kernels and class codes.
+
+        `scales` draws s2 and `generator` all else, so that a fixed scale sees the same draws.
+        """
         mean, variance, factor = self.latent(kernels)
-        s2 = self.draw_scales(n_samples, generator)
+        s2 = self.draw_scales(n_samples, scales)
         z = torch.randn(n_samples, *mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         latents = mean + (s2[:, None, None] * variance).sqrt() * z  # one s2 for all classes: a joint tail
         expected = latents.log_softmax(-1).gather(-1, codes.expand(n_samples, -1)[..., None]).mean()
