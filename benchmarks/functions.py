@@ -3,7 +3,8 @@
     python benchmarks/functions.py [--quick] [--rows 200] [--repeats 3]
 
 Compared are `NNGP` (four ReLU layers, Student t and Gaussian), scikit-learn's exact Gaussian process (RBF) and
-GPyTorch's (RBF), each fitted by its own marginal likelihood for the same number of evaluations of it; and the kernel
+GPyTorch's (RBF), each fitted by its own marginal likelihood for the same number of evaluations of it; as surrogates of
+Bayesian optimisation, BoTorch's standard Gaussian process and `IBNN`, each as its own defaults fit it; and the kernel
 matrix alone. Every line is the median of the repeats on one thread; times are relative to GPyTorch's.
 """
 
@@ -23,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from foreknow.core.evidence import environment
-from foreknow.functions import NNGP
+from foreknow.functions import IBNN, NNGP
 from foreknow.nn.infinite import FullyConnected
 
 Array = NDArray[np.float64]
@@ -73,9 +74,31 @@ def gpytorch_gp(X: Array, y: Array, X_new: Array) -> Array:
         return np.asarray(likelihood(model(torch.from_numpy(X_new))).mean) * y.std() + y.mean()
 
 
+def botorch_gp(X: Array, y: Array, X_new: Array) -> Array:
+    from botorch.fit import fit_gpytorch_mll
+    from botorch.models import SingleTaskGP
+    from gpytorch.mlls import ExactMarginalLogLikelihood
+
+    low, high = X.min(0), X.max(0)
+    model = SingleTaskGP(torch.from_numpy((X - low) / (high - low)), torch.from_numpy(y)[:, None])
+    fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+    with torch.no_grad():
+        return np.asarray(model.posterior(torch.from_numpy((X_new - low) / (high - low))).mean[:, 0])
+
+
+def ibnn(X: Array, y: Array, X_new: Array) -> Array:
+    low, high = X.min(0), X.max(0)
+    target = torch.from_numpy((y - y.mean()) / y.std())[:, None]
+    fitted = IBNN().fit(torch.from_numpy((X - low) / (high - low)), target, seed=0)
+    found = fitted.predictive(torch.from_numpy((X_new - low) / (high - low))).mean()
+    return np.asarray(found.detach()) * y.std() + y.mean()
+
+
 METHODS: dict[str, Callable[[Array, Array, Array], Array]] = {
     "gpytorch exact GP": gpytorch_gp,
     "scikit-learn GP": sklearn_gp,
+    "BoTorch standard GP": botorch_gp,
+    "IBNN (bnn-bo)": ibnn,
     "NNGP, Student t": nngp("paper"),
     "NNGP, Gaussian (off)": nngp("off"),
 }
@@ -99,7 +122,8 @@ def main() -> None:
     if given.quick:
         given.rows, given.repeats = 60, 1
     torch.set_num_threads(1)
-    print(json.dumps({**environment(), "gpytorch": metadata.version("gpytorch"), "date": str(datetime.date.today())}))
+    versions = {name: metadata.version(name) for name in ("gpytorch", "botorch")}
+    print(json.dumps({**environment(), **versions, "date": str(datetime.date.today())}))
     rng = np.random.default_rng(0)
     X = rng.normal(size=(2 * given.rows, 8))
     y = np.sin(X[:, 0]) + 0.5 * X[:, 1] ** 2 + 0.2 * rng.normal(size=len(X))

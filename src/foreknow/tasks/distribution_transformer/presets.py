@@ -80,7 +80,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "quantum": Experiment(
         ParametricMeta("beta", (Hyper("gamma", 4.0, 6.0, 0.02), Hyper("gamma", 4.0, 6.0, 0.02))),
         TwoLevel(10, vary=True),
-        _SMALL,
+        replace(_SMALL, width=64, n_heads=4),
         replace(_PAPER, warmup=0.2),
         "the Hamiltonian of a two-level system from ten binary measurements",
         TwoLevel(10),
