@@ -284,17 +284,3 @@ def test_plain_methods():
     labels = np.where(x[:, 0] > 0, "b", "a")
     ensemble = DeepEnsemble((8,), n_steps=100, task="classification").fit(x, labels)
     assert (ensemble.classes_[ensemble.predict_proba(x).argmax(1)] == labels).mean() > 0.9
-
-
-def test_plain_methods_read_tables():
-    from foreknow.data.table import as_table
-    from foreknow.functions.plain_tables import OnTables
-
-    x = np.linspace(-2, 2, 30)
-    x[3] = np.nan
-    kinds = np.where(np.arange(30) % 2 == 0, "odd", "even").astype(object)
-    table = as_table(pytest.importorskip("pandas").DataFrame({"x": x, "kind": kinds}), owner="test")
-    y = np.nan_to_num(x) + (kinds == "odd")
-    plain = OnTables(PlainGP()).fit(table, y)
-    assert np.abs(plain.predict(table) - y).max() < 0.5
-    assert plain.predict_dist(table.rows([0])).mean().shape == (1,)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
 
 from foreknow.common.errors import CapabilityError, ConfigError
 from foreknow.common.timing import Stopwatch
@@ -112,8 +114,9 @@ def plain_arms(system: System | None, task: str) -> tuple[Arm, ...]:
     if system is not None and not tables_of(type(system)):
         return tuple(Arm(name, "plain", name, SampleRun(make, system), {"plain": name}) for name, make in own.items())
     if own:
+        reads = "table" if system is not None and system.tags.missing_values else "matrix"  # as the system does
         return tuple(
-            Arm(name, "plain", name, TableRun(_Seeded(make), "table"), {"plain": name}) for name, make in own.items()
+            Arm(name, "plain", name, TableRun(_Seeded(make), reads), {"plain": name}) for name, make in own.items()
         )
     if task not in ("classification", "regression"):
         return ()
@@ -278,16 +281,18 @@ class _Cloned:
         return model
 
 
-class _WithMedians:
-    """A system that takes no missing numbers, behind the medians of its training rows."""
+def _medians() -> SimpleImputer:
+    return SimpleImputer(strategy="median", keep_empty_features=True)
 
-    def __init__(self, system: System) -> None:
+
+class _WithMedians:
+    """What takes no missing numbers and predicts distributions, behind the medians of its training rows."""
+
+    def __init__(self, system: Any) -> None:
         self._system = system
 
     def fit(self, X: NDArray[np.float64], y: NDArray[Any]) -> None:
-        from sklearn.impute import SimpleImputer
-
-        self._medians = SimpleImputer(strategy="median", keep_empty_features=True).fit(X)
+        self._medians = _medians().fit(X)
         self._system.fit(self._medians.transform(X), y)
         if hasattr(self._system, "classes_"):
             self.classes_ = self._system.classes_
@@ -309,10 +314,15 @@ class _Plain:
 
 @dataclass(frozen=True)
 class _Seeded:
+    """A method that a system names, behind medians for missing numbers."""
+
     build: Callable[[int], Any]
 
     def __call__(self, split: Split, seed: int) -> Any:
-        return self.build(seed)
+        model = self.build(seed)
+        if not np.isnan(split.train.matrix).any():
+            return model
+        return _WithMedians(model) if hasattr(model, "predict_dist") else make_pipeline(_medians(), model)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ from foreknow.functions.bnn_bo.networks import HMCNet, LaplaceNet, SGHMCNet
 from foreknow.functions.bnn_bo.prior import NetworkPrior, ProcessPrior
 from foreknow.functions.bnn_bo.space import Space
 from foreknow.functions.bnn_bo.surrogates import SURROGATES, as_surrogate
-from foreknow.functions.plain_tables import OnTables
 
 GOALS = ("minimize", "maximize")
 _FAR = 10.0  # inputs beyond this many widths of the training range are as far as any
@@ -239,10 +238,8 @@ class SurrogateRegressor(System):
     def plain_baselines(self) -> Mapping[str, Callable[[int], Any]]:
         """Gaussian processes of today and of 2023; for numbers the harness adds its own."""
         return {
-            "Gaussian process": lambda seed: OnTables(SurrogateRegressor(surrogate="gp", random_state=seed)),
-            "Gaussian process of 2023": lambda seed: OnTables(
-                SurrogateRegressor(surrogate="gp-2023", random_state=seed)
-            ),
+            "Gaussian process": lambda seed: SurrogateRegressor(surrogate="gp", random_state=seed),
+            "Gaussian process of 2023": lambda seed: SurrogateRegressor(surrogate="gp-2023", random_state=seed),
         }
 
     @classmethod

@@ -29,7 +29,6 @@ from foreknow.functions.functional_prior.posterior import sample_posterior
 from foreknow.functions.functional_prior.prior import FAMILIES, FunctionalPrior
 from foreknow.functions.functional_prior.scaling import Scaling
 from foreknow.functions.functional_prior.targets import FunctionPrior, GPFunctions
-from foreknow.functions.plain_tables import OnTables
 from foreknow.nn.bayes import (
     ACTIVATIONS,
     FlatNetwork,
@@ -304,12 +303,10 @@ class BayesianNet(System):
         """A deep ensemble of the same perceptron, and for numbers a Gaussian process."""
         hidden, task, noise = tuple(self.hidden), self._task(), self.noise_variance
         found: dict[str, Callable[[int], Any]] = {
-            "deep ensemble": lambda seed: OnTables(
-                DeepEnsemble(hidden, task=task, noise_variance=noise, random_state=seed)
-            )
+            "deep ensemble": lambda seed: DeepEnsemble(hidden, task=task, noise_variance=noise, random_state=seed)
         }
         if task == "regression":
-            found["Gaussian process"] = lambda seed: OnTables(PlainGP(random_state=seed))
+            found["Gaussian process"] = lambda seed: PlainGP(random_state=seed)
         return found
 
     @classmethod

@@ -21,7 +21,6 @@ from foreknow.core.predictive import Categorical, Predictive
 from foreknow.core.prior import Prior
 from foreknow.core.registry import register
 from foreknow.core.system import PRESETS, Example, State, System, Tags
-from foreknow.functions.plain_tables import OnTables
 from foreknow.functions.sequential_cl.card import CARD
 from foreknow.functions.sequential_cl.prior import PrototypePrior
 from foreknow.functions.sequential_cl.prototypes import (
@@ -224,11 +223,11 @@ class ProtoCL(System):
         """The same encoder and steps with all rows at once, and nearest class means with replay."""
         training = self.training or TRAINING[self.preset]
         return {
-            "nearest mean, replay": lambda seed: OnTables(
-                ProtoCL(PrototypePrior(head="nearest"), training=training, random_state=seed)
+            "nearest mean, replay": lambda seed: ProtoCL(
+                PrototypePrior(head="nearest"), training=training, random_state=seed
             ),
-            "all rows at once, softmax": lambda seed: OnTables(
-                ProtoCL("off", training=training, classes_per_task=10**6, random_state=seed)
+            "all rows at once, softmax": lambda seed: ProtoCL(
+                "off", training=training, classes_per_task=10**6, random_state=seed
             ),
         }
 
