@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from foreknow.common.errors import ConfigError, InputError, ResourceError
+from foreknow.common.errors import ConfigError, ConvergenceError, InputError, ResourceError
 from foreknow.common.rng import torch_stream
 from foreknow.functions import DeepKernelMachine, DeepKernelNetwork, DeepKernelPrior, GramChain
 from foreknow.functions.deep_kernel_machine.kernels import apply_kernel
@@ -174,7 +174,7 @@ def test_wide_processes_come_to_the_optimum_and_narrow_ones_do_not() -> None:
     for width in (16, 256):
         drawn = sample_grams(
             x, y, width, settings=LangevinSettings(500, 150, thin=10), generator=torch_stream(0, str(width)), **settings
-        )
+        ).grams
         errors.append(float(((drawn[:, 0] - best).norm(dim=(1, 2)) / best.norm()).mean()))
     assert errors[1] < 0.5 * errors[0]
     assert errors[1] < 0.5 * float((wide - best).norm() / best.norm())
@@ -186,7 +186,7 @@ def test_without_data_the_dynamics_keep_to_the_prior() -> None:
     drawn = sample_grams(
         x, torch.zeros(4).double(), 200, layers=1, kernel="sqexp", noise=1e6,
         settings=LangevinSettings(600, 100, thin=5), generator=torch_stream(0, "prior"),
-    )  # fmt: skip
+    ).grams  # fmt: skip
     expected = apply_kernel("sqexp", Gram.square(x @ x.T / 3)).cross
     torch.testing.assert_close(drawn[:, 0].mean(dim=0), expected, atol=0.06, rtol=0)
 
@@ -342,3 +342,22 @@ def test_stored_factor_of_the_output_is_the_best() -> None:
     torch.testing.assert_close(mean, dense @ inverse @ y, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(variance[:, 0], (dense - dense @ inverse @ dense).diagonal(), atol=1e-5, rtol=1e-5)
     assert stable_cholesky(dense)[1] < 1e-3
+
+
+def test_samples_are_as_far_from_the_optimum_as_independent_ones() -> None:
+    """Wishart samples of mean G are sqrt((tr(G)^2 + |G|^2) / N) away; a step that is too long is refused, not biased."""
+    x = rows(6)
+    y = torch.sin(2 * x[:, 0])
+    settings = {"layers": 1, "kernel": "sqexp", "noise": 0.05}
+    best = optimal_grams(x, y[:, None], **settings)[0]
+    chain = sample_grams(
+        x, y, 256, settings=LangevinSettings(1000, 300, thin=10), generator=torch_stream(1, "exact"), **settings
+    )
+    found = float((chain.grams[:, 0] - best).square().sum(dim=(1, 2)).mean().sqrt())
+    expected = float(((best.trace().square() + best.square().sum()) / 256).sqrt())
+    assert found == pytest.approx(expected, rel=0.4)
+    assert chain.acceptance > 0.9
+    with pytest.raises(ConvergenceError, match="too long"):
+        sample_grams(
+            x, y, 256, settings=LangevinSettings(100, 30, step=0.5), generator=torch_stream(1, "long"), **settings
+        )
