@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from foreknow.common.errors import ConfigError, InputError, ResourceError
+from foreknow.common.errors import ConfigError, ConvergenceError, InputError, ResourceError
 from foreknow.common.rng import torch_stream
 from foreknow.functions import DeepKernelMachine, DeepKernelNetwork, DeepKernelPrior, GramChain
 from foreknow.functions.deep_kernel_machine.kernels import apply_kernel
@@ -174,7 +174,7 @@ def test_wide_processes_come_to_the_optimum_and_narrow_ones_do_not() -> None:
     for width in (16, 256):
         drawn = sample_grams(
             x, y, width, settings=LangevinSettings(500, 150, thin=10), generator=torch_stream(0, str(width)), **settings
-        )
+        ).grams
         errors.append(float(((drawn[:, 0] - best).norm(dim=(1, 2)) / best.norm()).mean()))
     assert errors[1] < 0.5 * errors[0]
     assert errors[1] < 0.5 * float((wide - best).norm() / best.norm())
@@ -186,7 +186,7 @@ def test_without_data_the_dynamics_keep_to_the_prior() -> None:
     drawn = sample_grams(
         x, torch.zeros(4).double(), 200, layers=1, kernel="sqexp", noise=1e6,
         settings=LangevinSettings(600, 100, thin=5), generator=torch_stream(0, "prior"),
-    )  # fmt: skip
+    ).grams  # fmt: skip
     expected = apply_kernel("sqexp", Gram.square(x @ x.T / 3)).cross
     torch.testing.assert_close(drawn[:, 0].mean(dim=0), expected, atol=0.06, rtol=0)
 
@@ -205,7 +205,7 @@ def test_draws_have_the_covariance_of_the_wide_network() -> None:
 def test_off_is_nu_infinity_and_learns_no_representation() -> None:
     x = rows(60).numpy()
     y = np.sin(2 * x[:, 0])
-    settings = {"nu": 5.0, "layers": 2, "inducing": 15, "n_steps": 40, "random_state": 0}
+    settings = {"nu": 5.0, "layers": 2, "inducing": 15, "n_warm": 20, "n_steps": 20, "random_state": 0}
     on, off = DeepKernelMachine(**settings).fit(x, y), DeepKernelMachine("off", **settings).fit(x, y)
     assert off.nu_ == math.inf
     assert not off.representation_shift_().any()
@@ -220,10 +220,12 @@ def test_off_is_nu_infinity_and_learns_no_representation() -> None:
 
 def test_auto_chooses_from_what_it_was_given() -> None:
     x = rows(50).numpy()
-    model = DeepKernelMachine(nus=(10.0, 1e4), layers=1, inducing=10, n_steps=10, random_state=0).fit(x, x[:, 0])
+    model = DeepKernelMachine(nus=(10.0, 1e4), layers=1, inducing=10, n_warm=2, n_steps=10, random_state=0).fit(
+        x, x[:, 0]
+    )
     assert model.nu_ in (10.0, 1e4)
-    assert {entry["nu"] for entry in model.chosen_from_} == {10.0, 1e4}
-    best = min(model.chosen_from_, key=lambda entry: entry["loss"])
+    assert {entry["nu"] for entry in model.chosen_from_} == {math.inf, 10.0, 1e4}
+    best = min((e for e in model.chosen_from_ if e["nu"] < math.inf), key=lambda entry: entry["loss"])
     assert (model.nu_, model.steps_) == (best["nu"], best["steps"])
 
 
@@ -249,16 +251,16 @@ def test_classes_are_learnt() -> None:
     x = rows(120).numpy()
     label = np.array(["a", "b", "c"])[(x[:, 0] > 0).astype(int) + (x[:, 0] > 0.8)]
     model = DeepKernelMachine(
-        task="classification", nu=100.0, layers=1, inducing=20, n_steps=80, lr=0.1, random_state=0
+        task="classification", nu=100.0, layers=1, inducing=20, n_warm=60, n_steps=20, folds=1, random_state=0
     ).fit(x[:90], label[:90])
     assert np.mean(model.predict(x[90:]) == label[90:]) > 0.8
 
 
 def test_fewer_different_rows_than_inducing_points_and_duplicates() -> None:
     x = np.repeat(rows(4).numpy(), 6, axis=0)
-    model = DeepKernelMachine(nu=10.0, layers=1, inducing=50, n_steps=5, random_state=0).fit(x, x[:, 0])
+    model = DeepKernelMachine(nu=10.0, layers=1, inducing=50, n_warm=2, n_steps=5, random_state=0).fit(x, x[:, 0])
     assert len(model.network_.inducing) == 4
-    full = DeepKernelMachine(nu=10.0, layers=1, inducing="full", n_steps=5, random_state=0).fit(x, x[:, 0])
+    full = DeepKernelMachine(nu=10.0, layers=1, inducing="full", n_warm=2, n_steps=5, random_state=0).fit(x, x[:, 0])
     assert np.isfinite(full.predict(x)).all()
     assert max(full.network_.chain.jitters) > 0
 
@@ -266,7 +268,7 @@ def test_fewer_different_rows_than_inducing_points_and_duplicates() -> None:
 def test_constant_columns_do_not_matter() -> None:
     x = rows(30).numpy()
     wide = np.column_stack([x, np.full(30, 7.0)])
-    model = DeepKernelMachine(nu=10.0, layers=1, inducing=8, n_steps=5, random_state=0).fit(wide, x[:, 0])
+    model = DeepKernelMachine(nu=10.0, layers=1, inducing=8, n_warm=2, n_steps=5, random_state=0).fit(wide, x[:, 0])
     assert np.isfinite(model.predict(wide)).all()
 
 
@@ -294,7 +296,7 @@ def test_settings_that_are_refused(settings: dict[str, object], words: str) -> N
 
 def test_layers_wants_as_many_targets_as_rows() -> None:
     x = rows(25).numpy()
-    model = DeepKernelMachine(nu=10.0, layers=1, inducing=5, n_steps=2, random_state=0).fit(x, x[:, 0])
+    model = DeepKernelMachine(nu=10.0, layers=1, inducing=5, n_warm=2, n_steps=2, random_state=0).fit(x, x[:, 0])
     with pytest.raises(InputError, match="25 rows and 3 targets"):
         model.layers_(x, np.zeros(3))
 
@@ -321,13 +323,15 @@ def test_the_proof_runs_in_small() -> None:
 def test_the_paper_preset_takes_a_step() -> None:
     """300 inducing points, three layers: one step of the optimiser."""
     x = rows(320).numpy()
-    model = DeepKernelMachine(nu=10.0, inducing=300, n_steps=1, early_stopping=False, random_state=0).fit(x, x[:, 0])
+    model = DeepKernelMachine(nu=10.0, inducing=300, n_warm=2, n_steps=1, early_stopping=False, random_state=0).fit(
+        x, x[:, 0]
+    )
     assert model.grams_[0].shape == (300, 300)
 
 
 def test_gram_matrices_can_be_looked_at() -> None:
     x = rows(25).numpy()
-    model = DeepKernelMachine(nu=10.0, layers=2, inducing=5, n_steps=2, random_state=0).fit(x, x[:, 0])
+    model = DeepKernelMachine(nu=10.0, layers=2, inducing=5, n_warm=2, n_steps=2, random_state=0).fit(x, x[:, 0])
     assert len(model.pictures()["grams"].images[0]) == 2
 
 
@@ -342,3 +346,48 @@ def test_stored_factor_of_the_output_is_the_best() -> None:
     torch.testing.assert_close(mean, dense @ inverse @ y, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(variance[:, 0], (dense - dense @ inverse @ dense).diagonal(), atol=1e-5, rtol=1e-5)
     assert stable_cholesky(dense)[1] < 1e-3
+
+
+def test_samples_are_as_far_from_the_optimum_as_independent_ones() -> None:
+    """Wishart samples of mean G are sqrt((tr(G)^2 + |G|^2) / N) away; a step that is too long is refused."""
+    x = rows(6)
+    y = torch.sin(2 * x[:, 0])
+    settings = {"layers": 1, "kernel": "sqexp", "noise": 0.05}
+    best = optimal_grams(x, y[:, None], **settings)[0]
+    chain = sample_grams(
+        x, y, 256, settings=LangevinSettings(1000, 300, thin=10), generator=torch_stream(1, "exact"), **settings
+    )
+    found = float((chain.grams[:, 0] - best).square().sum(dim=(1, 2)).mean().sqrt())
+    expected = float(((best.trace().square() + best.square().sum()) / 256).sqrt())
+    assert found == pytest.approx(expected, rel=0.4)
+    assert chain.acceptance > 0.9
+    with pytest.raises(ConvergenceError, match="too long"):
+        sample_grams(
+            x, y, 256, settings=LangevinSettings(100, 30, step=0.5), generator=torch_stream(1, "long"), **settings
+        )
+
+
+def test_the_wide_network_comes_first_and_is_a_choice() -> None:
+    """Held, every nu is inf; and it is what "auto" compares all others with."""
+    x, y = rows(8), rows(8, 1, seed=5)
+    held, wide = GramChain(4, layers=1, nu=3.0), GramChain(4, layers=1, nu=math.inf)
+    with torch.no_grad():
+        held.roots[0] += 0.1
+    held.held = True
+    found = [DeepKernelNetwork(x[:4], chain).objective(x, y, 8) for chain in (held, wide)]
+    torch.testing.assert_close(*found)
+    held.held = False
+    assert not torch.isclose(DeepKernelNetwork(x[:4], held).objective(x, y, 8), found[1])
+    noise = rows(60, 1, seed=9).numpy()[:, 0]
+    model = DeepKernelMachine(nus=(0.0, math.inf), layers=1, inducing=20, n_warm=60, n_steps=20, random_state=2)
+    model.fit(rows(60).numpy(), noise)
+    assert model.chosen_from_[0]["nu"] == math.inf
+    assert model.nu_ == min(model.chosen_from_, key=lambda entry: entry["loss"])["nu"]
+    assert model.representation_shift_().any() == (model.nu_ < math.inf)
+
+
+def test_scales_and_noise_are_learnt_before_the_grams_move() -> None:
+    """With a target of pure noise the noise must reach its variance, whatever nu is."""
+    model = DeepKernelMachine(nu=1000.0, layers=2, inducing=20, early_stopping=False, random_state=0)
+    model.fit(rows(120).numpy(), rows(120, 1, seed=9).numpy()[:, 0])
+    assert float(model.network_.log_noise.detach().exp()) > 0.8

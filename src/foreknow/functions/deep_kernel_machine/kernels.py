@@ -22,8 +22,8 @@ def apply_kernel(kind: str, gram: Gram) -> Gram:
         return gram
     if kind == "arccos":
         return layer(gram, "relu", 2.0 / (1 + _BIAS), _BIAS / (1 + _BIAS))
-    distance = (gram.rows.unsqueeze(-1) + gram.columns.unsqueeze(-2) - 2 * gram.cross).clamp_min(0.0)
-    return Gram(torch.ones_like(gram.rows), torch.ones_like(gram.columns), torch.exp(-0.5 * distance))
+    half = gram.cross - 0.5 * gram.rows.unsqueeze(-1) - 0.5 * gram.columns.unsqueeze(-2)
+    return Gram(torch.ones_like(gram.rows), torch.ones_like(gram.columns), half.clamp_max(0.0).exp())
 
 
 def scaled(gram: Gram, factor: torch.Tensor | float) -> Gram:

@@ -2,7 +2,8 @@
 
 Layer l has N features, F_l = L_l Z_l with Z_l standard normal and L_l L_l' = K(F_{l-1} F_{l-1}' / N). The target is
 seen N times, so that prior and likelihood grow together. `optimal_grams` is the limit, `sample_grams` a chain at some
-width N.
+width N. Steps that are too long do not blow up but settle at a wrong law, so each one after the burn-in is accepted or
+turned back (Horowitz 1991), and a chain that turns back too many is refused.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from foreknow.common.errors import ConvergenceError
 from foreknow.functions.deep_kernel_machine.kernels import apply_kernel
 from foreknow.functions.deep_kernel_machine.machine import GramChain, input_blocks
 from foreknow.nn.inducing import collapsed_bound, stable_cholesky
 from foreknow.nn.infinite.dense import Gram
 
 JITTER = 1e-6
+LEAST_ACCEPTANCE = 0.5
+"""Share of accepted steps below which a chain is refused."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class LangevinSettings:
     """Underdamped Langevin dynamics with one gradient a step.
 
     Args:
-        n_steps: of a chain; the first `burn_in` are left out.
+        n_steps: of a chain; the first `burn_in` are left out, and only in them all steps are accepted.
         step: of the integrator, in units of the prior's standard deviation.
         friction: per unit of time.
         thin: every so many-th state is kept.
@@ -34,9 +38,22 @@ class LangevinSettings:
 
     n_steps: int = 1500
     burn_in: int = 500
-    step: float = 0.15
+    step: float = 0.03
     friction: float = 1.0
     thin: int = 20
+
+
+@dataclass(frozen=True)
+class Chain:
+    """States of the dynamics.
+
+    Args:
+        grams: shape (samples, layers, P, P).
+        acceptance: share of the steps after the burn-in that were accepted.
+    """
+
+    grams: Tensor
+    acceptance: float
 
 
 def optimal_grams(
@@ -74,8 +91,8 @@ def sample_grams(
     noise: float,
     settings: LangevinSettings | None = None,
     generator: Generator,
-) -> Tensor:
-    """Gram matrices of a deep Gaussian process of finite width given the data, shape (samples, layers, P, P).
+) -> Chain:
+    """Gram matrices of a deep Gaussian process of finite width given the data.
 
     Args:
         x: rows, shape (P, D).
@@ -85,44 +102,62 @@ def sample_grams(
         kernel: of every layer.
         noise: variance of the noise.
         settings: of the dynamics.
-        generator: of starts and noise.
+        generator: of starts, which are draws from the prior, and of noise.
+
+    Raises:
+        ConvergenceError: too many steps were turned back.
     """
     s = settings or LangevinSettings()
     p = len(x)
     shape = (layers, p, width)
-    z = torch.randn(shape, generator=generator, dtype=torch.float64)
-    momentum = torch.randn(shape, generator=generator, dtype=torch.float64)
     eye = noise * torch.eye(p, dtype=torch.float64)
     first = x @ x.T / x.shape[1]
 
-    def grams_of(z: Tensor) -> tuple[list[Tensor], Tensor]:
+    def normal() -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    def look(z: Tensor) -> tuple[Tensor, float, Tensor]:
+        """Gradient of the log posterior, its value, and the Gram matrices."""
+        z = z.requires_grad_(True)
         gram, found = first, []
         for layer in z:
             factor, _ = stable_cholesky(apply_kernel(kernel, Gram.square(gram)).cross, JITTER)
             features = factor @ layer
             gram = features @ features.T / width
-            found.append(gram)
+            found.append(gram.detach())
         factor = torch.linalg.cholesky(apply_kernel(kernel, Gram.square(gram)).cross + eye)
         white = torch.linalg.solve_triangular(factor, y[:, None], upper=False)
-        return found, -0.5 * white.square().sum() - factor.diagonal().log().sum()
+        fit = -width * (0.5 * white.square().sum() + factor.diagonal().log().sum())
+        (gradient,) = torch.autograd.grad(fit, z)
+        z = z.detach()
+        return gradient - z, float(fit.detach() - 0.5 * z.square().sum()), torch.stack(found)
 
-    def force(z: Tensor) -> Tensor:
-        """Gradient of the log posterior."""
-        z = z.detach().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(width * grams_of(z)[1], z)
-        return gradient - z.detach()
-
-    keep = math.exp(-0.5 * s.friction * s.step)
+    keep = math.exp(-s.friction * s.step)
     kick = math.sqrt(1 - keep * keep)
-    pull, samples = force(z), []
+    z, momentum = normal(), normal()
+    pull, density, grams = look(z)
+    samples, accepted = [], []
     for step in range(s.n_steps):
-        momentum = keep * momentum + kick * torch.randn(shape, generator=generator, dtype=torch.float64)
-        momentum = momentum + 0.5 * s.step * pull
-        z = z + s.step * momentum
-        pull = force(z)
-        momentum = momentum + 0.5 * s.step * pull
-        momentum = keep * momentum + kick * torch.randn(shape, generator=generator, dtype=torch.float64)
-        if step >= s.burn_in and step % s.thin == 0:
-            with torch.no_grad():
-                samples.append(torch.stack(grams_of(z)[0]))
-    return torch.stack(samples)
+        momentum = keep * momentum + kick * normal()
+        half = momentum + 0.5 * s.step * pull
+        there = z + s.step * half
+        pull_there, density_there, grams_there = look(there)
+        after = half + 0.5 * s.step * pull_there
+        gain = density_there - density - 0.5 * float(after.square().sum() - momentum.square().sum())
+        chance = math.exp(min(0.0, gain))
+        if step < s.burn_in or float(torch.rand((), generator=generator)) < chance:
+            z, momentum, pull, density, grams = there.detach(), after, pull_there, density_there, grams_there
+        else:
+            momentum = -momentum
+        if step >= s.burn_in:
+            accepted.append(chance)
+            if step % s.thin == 0:
+                samples.append(grams)
+    acceptance = sum(accepted) / max(1, len(accepted))
+    if not acceptance >= LEAST_ACCEPTANCE:
+        raise ConvergenceError(
+            f"the integrator's steps of {s.step:g} are too long: {acceptance:.0%} of them were accepted.",
+            hint="Take a smaller step, and more of them.",
+            statistics={"acceptance": acceptance},
+        )
+    return Chain(torch.stack(samples), acceptance)

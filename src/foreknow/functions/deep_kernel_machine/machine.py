@@ -3,8 +3,8 @@
 L(G_1..G_L) = log P(Y | G_L) - sum_l nu C KL(N(0, G_l) | N(0, K(G_{l-1})))
 
 for C outputs. G_l = L_l R_l R_l' L_l' with K(G_{l-1}) = L_l L_l', so that R_l = I is the network of infinite width, the
-divergence needs no inverse, and nu = inf is R_l = I for ever. `GramChain` carries the inducing block ii, the block ti
-of data against it, and the diagonal tt.
+divergence needs no inverse, and nu = inf is R_l = I for ever (any nu is while the chain is `held`). `GramChain` carries
+the inducing block ii, the block ti of data against it, and the diagonal tt.
 """
 
 from __future__ import annotations
@@ -113,6 +113,12 @@ class GramChain(nn.Module):
         self.log_scales = nn.Parameter(torch.zeros(layers + 2, dtype=torch.float64), requires_grad=learn_scales)
         self.jitters: list[float] = []
         self.turn = turn
+        self.held = False
+
+    @property
+    def fixed(self) -> bool:
+        """Whether all R_l are I: always with nu = inf, else while the chain is held."""
+        return self.held or math.isinf(self.nu)
 
     def root(self, index: int) -> Tensor:
         """R_l."""
@@ -129,7 +135,7 @@ class GramChain(nn.Module):
             k = self._kernel(blocks, index)
             lower = self._cholesky(k.ii)
             a = whiten(lower, k.ti)
-            if math.isinf(self.nu):
+            if self.fixed:
                 blocks, divergence = k, k.ii.new_zeros(())
                 features.append(a)
             else:
@@ -159,8 +165,8 @@ class GramChain(nn.Module):
         return kl_of_root(root, triangular=self.factor == "cholesky") if self.divergence == "exact" else _taylor(root)
 
     def penalty(self, passed: Passed, n_outputs: int) -> Tensor:
-        """The price nu C sum_l KL_l; nothing for nu = inf, where the sum is zero."""
-        if math.isinf(self.nu):
+        """The price nu C sum_l KL_l; nothing where all R_l are I, since the sum is zero."""
+        if self.fixed:
             return passed.divergences.new_zeros(())
         return self.nu * n_outputs * passed.divergences.sum()
 

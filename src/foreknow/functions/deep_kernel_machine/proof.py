@@ -3,8 +3,9 @@
 T. Theory: 32 rows, two hidden layers of the squared exponential kernel. Gram matrices of deep Gaussian processes of
    width 64, 256 and 1024, sampled by Langevin dynamics, against those that maximise the objective and the NNGP's.
 S. Sparse machines with 100 inducing points and three layers on real tables: nu chosen among 1, 10 and 100 on rows held
-   out, against nu = inf (NNGP), a sparse Gaussian process of gpytorch with a lengthscale a column, and an MLP; the
-   same on a table with 20 columns of noise, and on data drawn from the NNGP itself, where there is nothing to gain.
+   out (a second arm may choose inf too), against nu = inf (NNGP), a sparse Gaussian process of gpytorch with a
+   lengthscale a column, and an MLP; the same on a table with 20 columns of noise, and on data drawn from the NNGP
+   itself, where there is nothing to gain.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,21 @@ from foreknow.functions.deep_kernel_machine.system import DeepKernelMachine
 
 Floats = NDArray[np.float64]
 Record = dict[str, Any]
-ON, OFF = "deep kernel machine", "NNGP (nu = inf)"
+ON, OFF, EITHER = "deep kernel machine", "NNGP (nu = inf)", "deep kernel machine, inf among its nu"
 NUS = (1.0, 10.0, 100.0)
 LAYERS, NOISE = 2, 0.05
+WHY = (
+    "With one target and some 300 rows the objective overfits: it is no bound on the evidence, and a Gram matrix that "
+    "leans towards the targets of its own rows raises it; where nu = 100 some tenths of a nat are enough. Tried, on "
+    "some of the splits 1000 to 1002: starting from the trained NNGP (before, 100 steps left its noise unlearnt and "
+    "the matrices fitted it), L-BFGS, moving the matrices alone (nothing lost, nothing gained), matrices and noise "
+    "without scales, the arc-cosine kernel, nu of 30 and 1000, three folds for nu and the steps."
+)
+WHY_NOISE = (
+    "What is free is the Gram matrix of the inducing points, not the weight of a column: the first kernel sees all 33 "
+    "columns alike, and with the scales free the machine fits its own rows. A lengthscale a column (SVGP) is the "
+    "remedy that works. Tried on splits 1000 and 1001: all that is named above."
+)
 PLANTED = ("boston and 20 columns of noise", "drawn from the NNGP")
 
 
@@ -53,7 +66,7 @@ class Sizes:
         widths: of its processes.
         dynamics: of their sampling.
         most_rows: of a table; more are left out at random.
-        inducing, layers, n_steps: of the machines.
+        inducing, layers, n_warm, n_steps, folds: of the machines.
         n_tables: at most.
     """
 
@@ -63,14 +76,16 @@ class Sizes:
     most_rows: int
     inducing: int
     layers: int
+    n_warm: int
     n_steps: int
+    folds: int
     n_tables: int
 
 
 SIZES = {
-    "quick": Sizes(6, (8, 16, 32), LangevinSettings(60, 20, thin=5), 80, 10, 2, 10, 1),
-    "small": Sizes(32, (64, 256, 1024), LangevinSettings(1000, 400), 400, 100, 3, 100, 6),
-    "paper": Sizes(32, (128, 256, 512, 1024), LangevinSettings(20_000, 5_000), 2000, 300, 3, 1000, 6),
+    "quick": Sizes(6, (8, 16, 32), LangevinSettings(60, 20, thin=5), 80, 10, 2, 5, 10, 1, 1),
+    "small": Sizes(32, (64, 256, 1024), LangevinSettings(1600, 400), 400, 100, 3, 100, 80, 3, 6),
+    "paper": Sizes(32, (128, 256, 512, 1024), LangevinSettings(20_000, 5_000), 2000, 300, 3, 300, 300, 3, 6),
 }
 
 
@@ -153,12 +168,15 @@ def _width(sizes: Sizes, seed: int, width: int) -> list[Record]:
     with Stopwatch() as watch:
         generator = torch_stream(seed, "langevin", str(width))
         drawn = sample_grams(x, y, width, settings=sizes.dynamics, generator=generator, **settings)
-    error = np.mean([_distance(sample, best) for sample in drawn], axis=0)
-    of_mean = _distance(drawn.mean(dim=0), best)
+    error = np.mean([_distance(sample, best) for sample in drawn.grams], axis=0)
+    of_mean = _distance(drawn.grams.mean(dim=0), best)
+    # Of samples that have the optimum for their mean and are independent: the error that no sampler can go below.
+    exact = [float(((g.trace().square() + g.square().sum()) / width).sqrt() / g.norm()) for g in best]
     return [
         {
             **about, "layer": i + 1, "error": float(error[i]), "error_of_mean": float(of_mean[i]),
-            "n_samples": len(drawn), "seconds": watch.seconds,
+            "error_of_exact_samples": exact[i], "n_samples": len(drawn.grams), "acceptance": drawn.acceptance,
+            "seconds": watch.seconds,
         }
         for i in range(LAYERS)
     ]  # fmt: skip
@@ -220,7 +238,10 @@ def _statsmodels() -> dict[str, tuple[Floats, Floats]]:
 
 def machines(sizes: Sizes) -> dict[str, Callable[[int], Any]]:
     """All arms of S, by name: what builds one from a seed."""
-    settings: dict[str, Any] = {"inducing": sizes.inducing, "layers": sizes.layers, "n_steps": sizes.n_steps}
+    settings: dict[str, Any] = {
+        "inducing": sizes.inducing, "layers": sizes.layers, "n_warm": sizes.n_warm, "n_steps": sizes.n_steps,
+        "folds": sizes.folds,
+    }  # fmt: skip
     return {
         ON: lambda seed: DeepKernelMachine(nus=NUS, **settings, random_state=seed),
         OFF: lambda seed: DeepKernelMachine("off", **settings, random_state=seed),
@@ -243,20 +264,25 @@ def _sparse(
         for seed in range(seeds):
             records += finished.part(f"S {name} seed {seed}", partial(_split, name, X, y, seed, arms))
             reporter.advance(before + number * seeds + seed + 1, f"{name}, split {seed}")
-    gains = {name: _gains(records, name) for name in data}
+    gains = {name: _gains(records, name, ON) for name in data}
     better = sum(float(gains[name].mean()) >= 0 for name in real)
     means = np.array([gains[name].mean() for name in real])
     claims = [
-        Claim(f"S: tables of {len(real)} with a log density no worse than the NNGP's", float(better), low=4.0),
-        _mean_claim("S: gain in log density over the NNGP, mean of tables", means, low=0.02, unit="nat"),
+        _noted(
+            Claim(f"S: tables of {len(real)} with a log density no worse than the NNGP's", float(better), low=4.0), WHY
+        ),
+        _noted(_mean_claim("S: gain in log density over the NNGP, mean of tables", means, low=0.02, unit="nat"), WHY),
     ]
-    for name, words, low, high in (
-        ("boston and 20 columns of noise", "S: the same with 20 columns of noise on boston", 0.1, None),
-        ("drawn from the NNGP", "S: the same on data drawn from the NNGP (nothing to gain)", -0.05, 0.05),
+    for name, words, low, high, why in (
+        ("boston and 20 columns of noise", "S: the same with 20 columns of noise on boston", 0.1, None, WHY_NOISE),
+        ("drawn from the NNGP", "S: the same on data drawn from the NNGP (nothing to gain)", -0.05, 0.05, WHY),
     ):
         if name in gains:
-            claims.append(_mean_claim(words, gains[name], low=low, high=high, unit="nat"))
-    notes = []
+            claims.append(_noted(_mean_claim(words, gains[name], low=low, high=high, unit="nat"), why))
+    notes = [_summary(records, real, ON), _summary(records, real, EITHER)]
+    notes.append(
+        "S: rates, steps, folds and the order of training were chosen on splits 1000 to 1002 of the same tables."
+    )
     if len(real) < 6 and sizes.n_tables >= 6:
         notes.append(
             f"S: only {len(real)} real tables were found; the packages mlxtend and statsmodels bring the others."
@@ -281,9 +307,22 @@ def _split(name: str, X: Floats, y: Floats, seed: int, arms: Mapping[str, Callab
         }  # fmt: skip
         if arm == ON:
             shift = float(model.representation_shift_().sum())
-            record |= {"nu": model.nu_, "steps": model.steps_, "divergence": shift}
+            losses = {math.isinf(entry["nu"]): entry["loss"] for entry in _descending(model.chosen_from_)}
+            record |= {
+                "nu": model.nu_, "steps": model.steps_, "divergence": shift,
+                "held_out_loss": losses.get(False), "held_out_loss_of_nngp": losses.get(True),
+            }  # fmt: skip
         found.append(record)
+    on, off = found[0], found[1]
+    wide = on["held_out_loss"] is not None and on["held_out_loss_of_nngp"] <= on["held_out_loss"]
+    # Written out where inf is chosen: a number of JSON it is not.
+    found.append({**(off if wide else on), "arm": EITHER, "nu": "inf" if wide else on["nu"]})
     return found
+
+
+def _descending(entries: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
+    """The worst first."""
+    return sorted(entries, key=lambda entry: -entry["loss"])
 
 
 def _scores(model: Any, X: Floats, y: Floats, scale: float) -> Record:
@@ -294,10 +333,32 @@ def _scores(model: Any, X: Floats, y: Floats, scale: float) -> Record:
     return {"nll": -density, "rmse": error}
 
 
-def _gains(records: Sequence[Record], name: str) -> Floats:
-    """NLL of the NNGP minus that of the machine, one a split."""
-    found = {arm: np.array([r["nll"] for r in records if r["data"] == name and r["arm"] == arm]) for arm in (ON, OFF)}
-    return np.asarray(found[OFF] - found[ON])
+def _gains(records: Sequence[Record], name: str, arm: str, key: str = "nll") -> Floats:
+    """NLL of the NNGP minus that of an arm, one a split."""
+    off, on = (np.array([r[key] for r in records if r["data"] == name and r["arm"] == which]) for which in (OFF, arm))
+    return np.asarray(off - on)
+
+
+def _summary(records: Sequence[Record], real: Sequence[str], arm: str) -> str:
+    """What an arm gained over the NNGP on the real tables."""
+    density = [float(_gains(records, name, arm).mean()) for name in real]
+    error = [float(_gains(records, name, arm, "rmse").mean()) for name in real]
+    worse = sum(gain < 0 for gain in density)
+    same = sum(r["arm"] == EITHER and r["data"] in real and r["nu"] == "inf" for r in records)
+    said = f"S: {arm}: mean gain {np.mean(density):+.3f} nat and {np.mean(error):+.4f} in the root mean squared error "
+    said += f"over the NNGP, worse in log density on {worse} of {len(real)} tables"
+    return (
+        f"{said}; inf was chosen on {same} of {len(real) * _splits(records)} splits." if arm == EITHER else f"{said}."
+    )
+
+
+def _splits(records: Sequence[Record]) -> int:
+    return len({r["seed"] for r in records})
+
+
+def _noted(claim: Claim, why: str) -> Claim:
+    """With the explanation, where it failed."""
+    return claim if claim.verdict == "held" else replace(claim, note=why)
 
 
 def _mean_claim(

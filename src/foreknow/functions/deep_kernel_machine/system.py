@@ -35,12 +35,12 @@ from foreknow.functions.deep_kernel_machine.machine import (
     input_blocks,
 )
 from foreknow.functions.deep_kernel_machine.prior import DeepKernelPrior, check_nu
-from foreknow.functions.deep_kernel_machine.training import Budget, choose, train
+from foreknow.functions.deep_kernel_machine.training import Budget, choose, train, warm
 from foreknow.nn.inducing import inducing_rows
 
 TASKS = ("regression", "classification")
-NUS = (1.0, 10.0, 100.0, 1000.0)
-"""What nu="auto" chooses from."""
+NUS = (10.0, 100.0, 1000.0, math.inf)
+"""What nu="auto" chooses from: with inf, no representation is learnt where none pays."""
 MOST_ROWS = 3000
 """Rows beyond which learning on all of them at once, cubic in them, is refused."""
 _CHUNK = 8192
@@ -61,15 +61,17 @@ class DeepKernelMachine(System):
         task: "regression" or "classification".
         layers: Gram matrices between input and output.
         kernel: "sqexp", "arccos" (ReLU) or "linear".
-        nu: price of a nat of divergence for each output; "auto" chooses on a fifth of the rows.
+        nu: price of a nat of divergence for each output; "auto" chooses on rows held out.
         nus: what "auto" chooses from.
         inducing: number of inducing points, or "full": all rows are (at most 3000).
         learn_inducing: whether inducing points move from where k-means puts them.
         batch_size: rows a step, or None for all; batches use the variational form.
-        n_steps: of the optimiser, at most.
-        lr: highest rate of Adam.
+        n_warm: steps of the optimiser with the Gram matrices of the infinitely wide network, for all the rest.
+        n_steps: steps thereafter, of everything, at most.
+        lr_warm, lr: highest rates of Adam in the two.
         optimizer: "adam", or "lbfgs" (all rows at once).
-        early_stopping: learn first on four fifths, to see on the others after how many steps to stop.
+        early_stopping: learn first on four fifths, to see on the others after how many of `n_steps` to stop.
+        folds: how many of the five fifths are held out, in turn, for that and for nu="auto".
         factor: R_l as a lower "cholesky" factor or "square".
         divergence: "exact", or its "taylor" form.
         normalize: divide Gram matrices by their mean diagonal between layers.
@@ -103,10 +105,13 @@ class DeepKernelMachine(System):
         inducing: int | str = 100,
         learn_inducing: bool = True,
         batch_size: int | None = None,
-        n_steps: int = 150,
+        n_warm: int = 100,
+        n_steps: int = 80,
+        lr_warm: float = 0.1,
         lr: float = 0.03,
         optimizer: str = "adam",
         early_stopping: bool = True,
+        folds: int = 3,
         factor: str = "cholesky",
         divergence: str = "exact",
         normalize: bool = True,
@@ -124,10 +129,13 @@ class DeepKernelMachine(System):
         self.inducing = inducing
         self.learn_inducing = learn_inducing
         self.batch_size = batch_size
+        self.n_warm = n_warm
         self.n_steps = n_steps
+        self.lr_warm = lr_warm
         self.lr = lr
         self.optimizer = optimizer
         self.early_stopping = early_stopping
+        self.folds = folds
         self.factor = factor
         self.divergence = divergence
         self.normalize = normalize
@@ -196,8 +204,11 @@ class DeepKernelMachine(System):
             check_int(owner, "inducing", self.inducing, low=1)
         if self.batch_size is not None:
             check_int(owner, "batch_size", self.batch_size, low=1)
+        check_int(owner, "n_warm", self.n_warm, low=0)
         check_int(owner, "n_steps", self.n_steps, low=1)
-        check_real(owner, "lr", self.lr, low=0, open_low=True)
+        check_int(owner, "folds", self.folds, low=1, high=5)
+        for name in ("lr_warm", "lr"):
+            check_real(owner, name, getattr(self, name), low=0, open_low=True)
         check_option(owner, "optimizer", self.optimizer, ("adam", "lbfgs"))
         check_option(owner, "factor", self.factor, FACTORS)
         check_option(owner, "divergence", self.divergence, DIVERGENCES)
@@ -240,17 +251,21 @@ class DeepKernelMachine(System):
         x, target = self._scaled(X), self._target(y)
         base = self._base()
         nus = [float(value) for value in self.nus] if base.nu == "auto" else [float(base.nu)]
-        budget = Budget(self.n_steps, self.lr, self.batch_size, max(1, self.n_steps // 20), self.optimizer)
+        budget = Budget(
+            self.n_warm, self.n_steps, self.lr_warm, self.lr, self.batch_size, max(1, self.n_steps // 20),
+            self.optimizer,
+        )  # fmt: skip
         self.nu_, self.steps_ = nus[-1], self.n_steps
         self.chosen_from_: list[dict[str, float]] = []
-        if (len(nus) > 1 or self.early_stopping) and len(x) >= _FEWEST_TO_HOLD_OUT:
-            held = torch.as_tensor(numpy_stream(self.seed_, "held out").permutation(len(x))[: len(x) // 5])
+        unsure = len(nus) > 1 or (self.early_stopping and not math.isinf(nus[0]))
+        if unsure and len(x) >= _FEWEST_TO_HOLD_OUT:
+            mixed = torch.as_tensor(numpy_stream(self.seed_, "held out").permutation(len(x)), device=self.device_)
+            held = mixed.tensor_split(5)[: self.folds]
             self.nu_, steps, self.chosen_from_ = choose(
-                self._build, x, target, nus, budget, generator=self._stream("batches"),
-                held=held.to(self.device_),
+                self._build, x, target, nus, budget, generator=self._stream("batches"), held=held
             )  # fmt: skip
-            self.steps_ = steps if self.early_stopping else self.n_steps
-        network = self._build(self.nu_, x)
+            self.steps_ = steps if self.early_stopping and not math.isinf(self.nu_) else self.n_steps
+        network = warm(self._build(self.nu_, x), x, target, budget, generator=self._stream("batches"))
         train(
             network, x, target, budget, generator=self._stream("batches"), stop_at=self.steps_,
             watch=lambda step: self._tell(step, self.steps_),
@@ -313,9 +328,11 @@ class DeepKernelMachine(System):
     def _state(self) -> State:
         tensors = {f"network.{name}": tensor for name, tensor in self.network_.state_dict().items()}
         tensors |= {"x_shift": torch.as_tensor(self.x_shift_), "x_scale": torch.as_tensor(self.x_scale_)}
+        # Infinity is no number of JSON.
+        chosen = [{**entry, "nu": _word(entry["nu"]), "loss": _word(entry["loss"])} for entry in self.chosen_from_]
         meta = {
-            "nu": "inf" if math.isinf(self.nu_) else self.nu_, "steps": self.steps_, "y_shift": self.y_shift_,
-            "y_scale": self.y_scale_, "holds_rows": self.holds_rows_, "chosen_from": self.chosen_from_,
+            "nu": _word(self.nu_), "steps": self.steps_, "y_shift": self.y_shift_,
+            "y_scale": self.y_scale_, "holds_rows": self.holds_rows_, "chosen_from": chosen,
         }  # fmt: skip
         return State(tensors, meta, contains_rows=self.holds_rows_)
 
@@ -327,7 +344,8 @@ class DeepKernelMachine(System):
         self.x_shift_, self.x_scale_ = tensors["x_shift"].cpu().numpy(), tensors["x_scale"].cpu().numpy()
         self.y_shift_, self.y_scale_ = float(meta["y_shift"]), float(meta["y_scale"])
         self.nu_, self.steps_ = float(meta["nu"]), int(meta["steps"])
-        self.holds_rows_, self.chosen_from_ = bool(meta["holds_rows"]), list(meta["chosen_from"])
+        self.holds_rows_ = bool(meta["holds_rows"])
+        self.chosen_from_ = [{name: float(value) for name, value in entry.items()} for entry in meta["chosen_from"]]
         m, d = own["inducing"].shape
         network = self._network(m, d, self.nu_)
         network.load_state_dict(own)
@@ -347,7 +365,7 @@ class DeepKernelMachine(System):
         X, new = rng.normal(size=(30, 2)), rng.normal(size=(6, 2))
         y = np.sin(2 * X[:, 0]) + 0.3 * X[:, 1]
         label = np.where(y > 0, "above", "below")
-        small: dict[str, Any] = {"n_steps": 8, "layers": 2, "inducing": 8, "random_state": 0}
+        small: dict[str, Any] = {"n_warm": 8, "n_steps": 8, "folds": 1, "layers": 2, "inducing": 8, "random_state": 0}
         return [
             Example("sparse", {**small, "nu": 10.0}, X, y, new),
             Example(
@@ -387,6 +405,10 @@ class DeepKernelMachine(System):
         from foreknow.functions.deep_kernel_machine.proof import prove
 
         return prove(preset=preset, seeds=seeds, progress=progress)
+
+
+def _word(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
 
 
 def _effective_rank(features: Tensor) -> float:

@@ -1,4 +1,8 @@
-"""Learning a deep kernel machine: Adam on the bound, with rows held out to say when to stop and which nu."""
+"""Learning a deep kernel machine: first the infinitely wide one's scales, noise and inducing points, then the Grams.
+
+The order matters. Gram matrices are free enough to fit what a noise or a lengthscale that is still too small calls
+signal; with those where the infinitely wide network wants them, the matrices move only where it pays.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +10,57 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from foreknow.common.errors import ConvergenceError
 from foreknow.functions.deep_kernel_machine.machine import DeepKernelNetwork
 
-_PATIENCE = 3
+_PATIENCE = 4
 """Looks at the rows held out without gain after which a try is given up."""
 Build = Callable[[float, Tensor], DeepKernelNetwork]
 """(nu, rows) -> a fresh network for them."""
+Watch = Callable[[int], bool | None]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Steps of Adam.
+    """Steps of the optimiser.
 
     Args:
-        n_steps: at most.
-        lr: highest rate; it rises, and falls again to nearly zero.
+        n_warm: with all R_l = I.
+        n_steps: at most, thereafter.
+        lr_warm, lr: highest rates of Adam in the two parts; each rises, and falls again to nearly zero.
         batch_size: rows a step; None takes all.
         every: steps between looks at the rows held out.
         optimizer: "adam", or "lbfgs" on all rows.
     """
 
+    n_warm: int
     n_steps: int
+    lr_warm: float
     lr: float
     batch_size: int | None = None
     every: int = 20
     optimizer: str = "adam"
+
+
+def warm(
+    network: DeepKernelNetwork, x: Tensor, y: Tensor, budget: Budget, *, generator: Generator
+) -> DeepKernelNetwork:
+    """Learn all but the Gram matrices, which stay those of the infinitely wide network.
+
+    Args:
+        network: changed in place.
+        x: rows, shape (T, D).
+        y: targets (T, 1) or codes (T,).
+        budget: of the steps.
+        generator: of batches.
+    """
+    network.chain.held = True
+    _optimise(network, x, y, budget, budget.n_warm, budget.lr_warm, budget.n_warm, generator, None)
+    network.chain.held = False
+    return network
 
 
 def train(
@@ -46,9 +71,9 @@ def train(
     *,
     generator: Generator,
     stop_at: int | None = None,
-    watch: Callable[[int], bool | None] | None = None,
+    watch: Watch | None = None,
 ) -> DeepKernelNetwork:
-    """Make the bound large, and store what predictions need.
+    """Make the bound large over everything, and store what predictions need.
 
     Args:
         network: changed in place.
@@ -62,9 +87,25 @@ def train(
     Raises:
         ConvergenceError: the bound is not a number.
     """
+    last = budget.n_steps if stop_at is None else stop_at
+    _optimise(network, x, y, budget, budget.n_steps, budget.lr, last, generator, watch)
+    network.settle(x, y)
+    return network
+
+
+def _optimise(
+    network: DeepKernelNetwork,
+    x: Tensor,
+    y: Tensor,
+    budget: Budget,
+    n_steps: int,
+    lr: float,
+    last: int,
+    generator: Generator,
+    watch: Watch | None,
+) -> None:
     n = len(x)
     free = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    last = budget.n_steps if stop_at is None else stop_at
 
     def closure() -> Tensor:
         optimiser.zero_grad()
@@ -87,8 +128,8 @@ def train(
                 if watch(done + budget.every):
                     break
     else:
-        optimiser = torch.optim.Adam(free, lr=budget.lr)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, budget.n_steps))
+        optimiser = torch.optim.Adam(free, lr=lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, n_steps))
         for step in range(last):
             closure()
             optimiser.step()
@@ -97,8 +138,6 @@ def train(
                 network.settle(x, y)
                 if watch(step + 1):
                     break
-    network.settle(x, y)
-    return network
 
 
 def _rate(step: int, n_steps: int) -> float:
@@ -120,9 +159,19 @@ def held_out_loss(network: DeepKernelNetwork, x: Tensor, y: Tensor) -> float:
 
 
 def choose(
-    build: Build, x: Tensor, y: Tensor, nus: Sequence[float], budget: Budget, *, generator: Generator, held: Tensor
+    build: Build,
+    x: Tensor,
+    y: Tensor,
+    nus: Sequence[float],
+    budget: Budget,
+    *,
+    generator: Generator,
+    held: Sequence[Tensor],
 ) -> tuple[float, int, list[dict[str, float]]]:
-    """The nu and the number of steps with the least loss on the rows `held`, and all losses that were seen.
+    """The nu and the number of steps with the least mean loss on rows held out, and all losses that were seen.
+
+    The infinitely wide network is where all tries start from, so it is seen in any case, as nu = inf after no step;
+    it is a choice only where `nus` has it.
 
     Args:
         build: makes a network for a nu and the rows it learns from.
@@ -130,22 +179,43 @@ def choose(
         nus: to try.
         budget: of each try.
         generator: of batches.
-        held: indices of the rows held out.
+        held: indices of the rows held out, one tensor for each time that rows are.
     """
-    kept = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    kept[held] = False
-    seen: list[dict[str, float]] = []
-    for nu in nus:
-        network = build(nu, x[kept])
-        losses: list[float] = []
-
-        def look(step: int, network: DeepKernelNetwork = network, nu: float = nu, losses: list[float] = losses) -> bool:
-            losses.append(held_out_loss(network, x[held], y[held]))
-            seen.append({"nu": nu, "steps": float(step), "loss": losses[-1]})
-            return len(losses) - int(np.argmin(losses)) > _PATIENCE
-
-        train(network, x[kept], y[kept], budget, generator=generator, watch=look)
-    best = min((entry for entry in seen if math.isfinite(entry["loss"])), key=lambda entry: entry["loss"], default=None)
+    losses: dict[float, list[dict[int, float]]] = {nu: [] for nu in (math.inf, *nus)}
+    for fold in held:
+        kept = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        kept[fold] = False
+        wide = warm(build(math.inf, x[kept]), x[kept], y[kept], budget, generator=generator)
+        wide.settle(x[kept], y[kept])
+        losses[math.inf].append({0: held_out_loss(wide, x[fold], y[fold])})
+        start = wide.state_dict()
+        for nu in losses:
+            if math.isinf(nu):
+                continue
+            network = build(nu, x[kept])
+            network.load_state_dict(start)
+            found: dict[int, float] = {}
+            watch = _watch(network, x[fold], y[fold], found)
+            train(network, x[kept], y[kept], budget, generator=generator, watch=watch)
+            losses[nu].append(found)
+    seen = [
+        {"nu": nu, "steps": float(step), "loss": sum(found[step] for found in folds) / len(folds)}
+        for nu, folds in losses.items()
+        for step in folds[0]
+        if all(step in found for found in folds)
+    ]
+    eligible = [entry for entry in seen if math.isfinite(entry["loss"]) and entry["nu"] in nus]
+    best = min(eligible, key=lambda entry: entry["loss"], default=None)
     if best is None:
         raise ConvergenceError("no setting gave a finite loss on the rows held out.", hint="Lower lr, or raise jitter.")
     return best["nu"], int(best["steps"]), seen
+
+
+def _watch(network: DeepKernelNetwork, x: Tensor, y: Tensor, found: dict[int, float]) -> Watch:
+    """Notes in `found` the loss on the rows held out, by the number of steps, and ends a training that only loses."""
+
+    def look(step: int) -> bool:
+        found[step] = held_out_loss(network, x, y)
+        return len(found) - 1 - list(found.values()).index(min(found.values())) > _PATIENCE
+
+    return look
