@@ -52,7 +52,7 @@ OWN_DATA: dict[str, tuple[int, ...]] = {
     "scale-mixture-nngp": (16, 32, 64, 128),
     "functional-prior": (16, 32, 64),
     "bnn-bo": (10, 20, 40),
-    "deep-kernel-machine": (32, 64, 128),
+    "deep-kernel-machine": (16, 32, 64),
     "sequential-cl": (100, 300, 900),
     "mm-gpvae": (8, 16, 32),
     "hierarchical-polynomials": (64, 128, 256),

@@ -200,9 +200,9 @@ STUDIES = {
     "price-distribution-transformer": "`distribution-transformer`, variances from a few numbers (arms of equal budget)",
     "price-martingale-np": "`martingale-np`, sea temperatures of a year from some of its months",
     "price-scale-mixture-nngp": "`scale-mixture-nngp`, progression of diabetes",
-    "price-functional-prior": "`functional-prior`, progression of diabetes",
+    "price-functional-prior": "`functional-prior`, wine",
     "price-bnn-bo": "`bnn-bo`, errors of a support vector machine by its settings",
-    "price-deep-kernel-machine": "`deep-kernel-machine`, progression of diabetes",
+    "price-deep-kernel-machine": "`deep-kernel-machine`, wine",
     "price-sequential-cl": "`sequential-cl`, digits in five tasks",
     "price-mm-gpvae": "`mm-gpvae`, spikes and images",
     "price-hierarchical-polynomials": "`hierarchical-polynomials`, a drawn target, Friedman's function, diabetes",
@@ -230,7 +230,7 @@ def price_table() -> str:
             for one in record["comparisons"]
         ]
         n = len(record["sources"])
-        what = f"{n} real tables, " if of_tables else f"{n} data sets, " if n > 1 else ""
+        what = f"{n} real table{'s' * (n > 1)}, " if of_tables else f"{n} data sets, " if n > 1 else ""
         said = f"{title}: {what}{record['sizes'][0]} to {size}, {len(record['seeds'])} shuffles"
         parts += [f"**{said}**", table(["With the prior, against", *head], rows)]
         made.append(f"{record['date']} on {record['environment']['n_cores']} cores")
