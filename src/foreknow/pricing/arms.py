@@ -301,7 +301,8 @@ class _WithMedians:
         return np.asarray(self._system.predict_proba(self._medians.transform(X)))
 
     def predict_dist(self, X: NDArray[np.float64]) -> Predictive:
-        return self._system.predict_dist(self._medians.transform(X))
+        found: Predictive = self._system.predict_dist(self._medians.transform(X))
+        return found
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from foreknow.core.predictive import MultivariateMixture
+from foreknow.core.predictive import Gaussian, MultivariateMixture
 from foreknow.tasks.distribution_transformer.families import Family
 from foreknow.tasks.distribution_transformer.observing import (
     GPData,
@@ -193,23 +193,26 @@ class GPPosterior:
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of the value, shape (n,)."""
-        return torch.logsumexp(self.log_weights + self._normal(slice(None)).log_prob(value), 0)
+        return torch.logsumexp(self.log_weights + _log_normal(value, self.means, self.sds), 0)
 
     def log_prob_of_both(self, state: Tensor) -> Tensor:
         """Log density of the value and of the lengthscale's logarithm, at (n, 2): the nearest point of the grid."""
-        nearest = (self.log_lengths - state[:, 1]).abs().argmin(0)
-        columns = torch.arange(len(state))
-        density = self.log_weights[nearest, columns] - self.log_step
-        return density + self._normal((nearest, columns)).log_prob(state[:, 0])
+        nearest = (self.log_lengths - state[:, 1]).abs().argmin(0), torch.arange(len(state))
+        density: Tensor = self.log_weights[nearest] - self.log_step
+        return density + _log_normal(state[:, 0], self.means[nearest], self.sds[nearest])
 
-    def at_mode(self) -> torch.distributions.Normal:
+    def at_mode(self) -> Gaussian:
         """The value given the lengthscale with the most probable logarithm."""
-        return self._normal((self.log_weights.argmax(0), torch.arange(self.means.shape[1])))
+        return self._at(self.log_weights.argmax(0))
 
-    def at_prior_mean(self) -> torch.distributions.Normal:
+    def at_prior_mean(self) -> Gaussian:
         """The value given the prior mean of the lengthscale."""
-        nearest = (self.log_lengths - self.prior_mean.log()).abs().argmin(0)
-        return self._normal((nearest, torch.arange(self.means.shape[1])))
+        return self._at((self.log_lengths - self.prior_mean.log()).abs().argmin(0))
 
-    def _normal(self, index: object) -> torch.distributions.Normal:
-        return torch.distributions.Normal(self.means[index], self.sds[index])  # type: ignore[index]
+    def _at(self, point: Tensor) -> Gaussian:
+        index = point, torch.arange(len(point))
+        return Gaussian(self.means[index], self.sds[index])
+
+
+def _log_normal(x: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
+    return -0.5 * ((x - mean) / sd).square() - sd.log() - 0.5 * math.log(2 * math.pi)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from foreknow.core.evidence import Claim
-from foreknow.core.predictive import MultivariateMixture
+from foreknow.core.predictive import Gaussian, MultivariateMixture
+from foreknow.tasks.distribution_transformer.baselines import matched_normal
 from foreknow.tasks.distribution_transformer.families import Family
 from foreknow.tasks.distribution_transformer.filtering import LinearMotion
 from foreknow.tasks.distribution_transformer.observing import GPData, TwoLevel
@@ -26,6 +28,21 @@ from foreknow.tasks.distribution_transformer.proof.filters import (
 )
 
 _OURS = NAMES["on"]
+_WHY_QUANTUM = (
+    "The bound is ours. The posteriors have several modes in the log odds; a network half as wide (32) was at 0.051 "
+    "nat on the first tasks, this one of 64 at 0.041. The published one has six blocks and saw ten million tasks, the "
+    "one that ships one million."
+)
+_WHY_FUNCTIONS = (
+    "Noise of 0.1 leaves narrow posteriors that the network must find by attention over ten points: one of three "
+    "blocks and two heads was 0.2 nat behind the exact density on the first tasks. The published network has six "
+    "blocks, a width of 256, twenty components, and saw thirty million tasks; the one that ships 1.5 million, and its "
+    "loss still fell when training ended."
+)
+_WHY_FILTERS = (
+    "A state of few numbers that is seen plainly is what particle filters are good at: a thousand of them are near the "
+    "exact answer here, see ten thousand in the records. The error of the network adds up over the steps."
+)
 _PLANE_REST = (6.0, 4.0)
 _PULL, _DRAG, _PUSH = 0.02, 0.1, 0.2
 _STAY, _SHAKE = (0.98, 0.95), (0.2, 0.25)
@@ -44,7 +61,7 @@ def hamiltonians(sizes: Sizes, seeds: int) -> Part:
         truth = tasks.state[:, 0]
         grid = GridPosterior.of(family, tasks.exact, TwoLevel(10), {k: v.double() for k, v in tasks.tokens.items()})
         mean = grid.mean_of(grid.t)
-        normal = torch.distributions.Normal(mean, grid.mean_of((grid.t - mean).square()).clamp(min=1e-12).sqrt())
+        normal = matched_normal(mean, grid.mean_of((grid.t - mean).square()).clamp(min=1e-12))
         found: dict[str, tuple[Tensor, Tensor]] = {
             "exact, on a grid": (grid.log_density, grid.log_prob(truth)),
             "matched normal": (normal.log_prob(grid.t), normal.log_prob(truth)),
@@ -60,13 +77,19 @@ def hamiltonians(sizes: Sizes, seeds: int) -> Part:
                          "kl_median": float(kl.median()), "log_density": float(there.mean())})  # fmt: skip
         behind.append(grid.divergence(found[_OURS][0]).numpy())
         gain.append((grid.divergence(found["matched normal"][0]) - grid.divergence(found[_OURS][0])).numpy())
-    claims = [
+    claims = explained(
+        _WHY_QUANTUM,
         mean_claim("Q: KL from the posterior on a grid to the network's", np.concatenate(behind), high=0.05,
                    unit="nat"),
         mean_claim("Q: KL to the normal with the exact moments of the log odds, minus KL to the network's",
                    np.concatenate(gain), low=0.0, unit="nat"),
-    ]  # fmt: skip
+    )  # fmt: skip
     return claims, rows, []
+
+
+def explained(why: str, *claims: Claim) -> list[Claim]:
+    """The claims, with the reason where they failed."""
+    return [replace(claim, note=why) if claim.verdict == "failed" else claim for claim in claims]
 
 
 def _prior_density(family: Family, params: Tensor, t: Tensor) -> Tensor:
@@ -89,7 +112,7 @@ def functions(sizes: Sizes, seeds: int) -> Part:
             "exact, over a grid of lengthscales": exact.log_prob(value),
             "most probable lengthscale": exact.at_mode().log_prob(value),
             "prior mean of the lengthscale": exact.at_prior_mean().log_prob(value),
-            "the prior itself": torch.distributions.Normal(tasks.exact[:, 0], tasks.exact[:, 1]).log_prob(value),
+            "the prior itself": Gaussian(tasks.exact[:, 0], tasks.exact[:, 1]).log_prob(value),
         }
         both: dict[str, Tensor] = {"exact, over a grid of lengthscales": exact.log_prob_of_both(tasks.state)}
         for name, system in systems.items():
@@ -103,11 +126,12 @@ def functions(sizes: Sizes, seeds: int) -> Part:
                 rows[-1]["log_density_with_lengthscale"] = float(both[name].mean())
         behind.append((found["exact, over a grid of lengthscales"] - found[_OURS]).numpy())
         gain.append((found[_OURS] - found["most probable lengthscale"]).numpy())
-    claims = [
+    claims = explained(
+        _WHY_FUNCTIONS,
         mean_claim("G: log density of the value, exact minus network", np.concatenate(behind), high=0.1, unit="nat"),
         mean_claim("G: the same, network minus the process with the most probable lengthscale", np.concatenate(gain),
                    low=0.0, unit="nat"),
-    ]  # fmt: skip
+    )  # fmt: skip
     return claims, rows, []
 
 
@@ -116,11 +140,13 @@ def functions(sizes: Sizes, seeds: int) -> Part:
 
 def orbit() -> LinearMotion:
     """Position and velocity in the plane of something that is pulled to a point, with friction and pushes."""
-    still = torch.zeros(2, 2)
     eye = torch.eye(2)
     matrix = torch.cat([torch.cat([eye, eye], 1), torch.cat([-_PULL * eye, (1 - _DRAG) * eye], 1)])
-    noise = torch.block_diag(still + 1e-4 * eye, _PUSH**2 * eye)
-    return LinearMotion(matrix.tolist(), noise.tolist(), [0.0, 0.0, *(_PULL * at for at in _PLANE_REST)])
+    return LinearMotion(
+        matrix.tolist(),
+        np.diag([1e-4, 1e-4, _PUSH**2, _PUSH**2]).tolist(),
+        [0.0, 0.0, *(_PULL * at for at in _PLANE_REST)],
+    )
 
 
 def unrest() -> LinearMotion:
@@ -161,10 +187,11 @@ def _against_particles(
         reference = tracks[f"particles, {sizes.n_particles[-2]}"]
         gains.append((tracks[_OURS].log_density - reference.log_density).mean(0).numpy())
     most = f"particles, {sizes.n_particles[-1]}"
-    claims = [
+    claims = explained(
+        _WHY_FILTERS,
         mean_claim(f"{proof}: log density of the true state, network minus {sizes.n_particles[-2]} particles",
                    np.concatenate(gains), low=0.0, unit="nat"),
         Claim(f"{proof}: seconds of {sizes.n_particles[-1]} particles over those of the network",
               float(np.median(seconds[most]) / np.median(seconds[_OURS])), low=10.0),
-    ]  # fmt: skip
+    )  # fmt: skip
     return claims, rows, []
