@@ -18,7 +18,8 @@ from foreknow.tasks.distribution_transformer.proof.common import SIZES
 
 
 def mean_of(rows, arm, key):
-    found = [row[key] for row in rows if row.get("arm") == arm and key in row]
+    """Over the records of the main tasks; those with a `what` are of others."""
+    found = [row[key] for row in rows if row.get("arm") == arm and key in row and "what" not in row]
     return float(np.mean(found)) if found else float("nan")
 
 
