@@ -35,7 +35,9 @@ def test_shades_are_those_of_the_limits():
 def test_lines_and_bars_show_the_numbers():
     place = draw_picture(Lines(X, {"a": X**2}, "x (s)", "y")).axes[0]
     assert np.allclose(place.lines[0].get_ydata(), X**2)
-    assert place.get_xlabel() == "x (s)"
+    assert place.get_xlabel() == "x (s)" and place.lines[0].get_marker() == "None"
+    dots = draw_picture(Lines(X, {"a": X, "seen": X}, "x", "y", dots=["seen"])).axes[0].lines
+    assert [(line.get_linestyle(), line.get_marker()) for line in dots] == [("-", "None"), ("None", "o")]
     bars = draw_picture(Bars(["one", "two"], {"on": [1, 2]}, "error")).axes[0].patches
     assert [bar.get_height() for bar in bars] == [1, 2]
 
@@ -65,3 +67,5 @@ def test_records_that_show_nothing_are_refused(make):
 def test_bands_of_unknown_lines_are_refused():
     with pytest.raises(ConfigError, match="unknown lines"):
         Lines(X, {"a": X}, "x", "y", bands={"b": (X, X)})
+    with pytest.raises(ConfigError, match="dots of unknown lines"):
+        Lines(X, {"a": X}, "x", "y", dots=["b"])

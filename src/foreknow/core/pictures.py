@@ -52,6 +52,7 @@ class Lines:
         x_label, y_label: of the axes, with units.
         title: over all.
         bands: name of a line -> its lower and upper values.
+        dots: names of lines that are points, which nothing joins.
         log_x, log_y: logarithmic axes.
     """
 
@@ -61,15 +62,17 @@ class Lines:
     y_label: str
     title: str = ""
     bands: Mapping[str, tuple[ArrayLike, ArrayLike]] = field(default_factory=dict)
+    dots: Sequence[str] = ()
     log_x: bool = False
     log_y: bool = False
 
     def __post_init__(self) -> None:
         if not self.lines:
             raise InputError("Lines: there is no line.")
-        unknown = [name for name in self.bands if name not in self.lines]
-        if unknown:
-            raise ConfigError(f"Lines: bands of unknown lines {unknown}; the lines are {list(self.lines)}.")
+        for what, names in {"bands": self.bands, "dots": self.dots}.items():
+            unknown = [name for name in names if name not in self.lines]
+            if unknown:
+                raise ConfigError(f"Lines: {what} of unknown lines {unknown}; the lines are {list(self.lines)}.")
         for name, values in self.lines.items():
             if np.shape(values) != np.shape(self.x_of(name)):
                 raise InputError(f"Lines: {name!r} has shape {np.shape(values)}, its axis {np.shape(self.x_of(name))}.")

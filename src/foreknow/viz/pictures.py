@@ -77,7 +77,8 @@ def _draw_lines(picture: Lines) -> Figure:
     place = figure.subplots()
     for (name, values), colour in zip(picture.lines.items(), _colours(len(picture.lines)), strict=True):
         x = picture.x_of(name)
-        place.plot(x, np.asarray(values, dtype=np.float64), color=colour, label=name)
+        style = {"linestyle": "none", "marker": "o", "markersize": 5} if name in picture.dots else {}
+        place.plot(x, np.asarray(values, dtype=np.float64), color=colour, label=name, **style)
         if name in picture.bands:
             low, high = (np.asarray(edge, dtype=np.float64) for edge in picture.bands[name])
             place.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)

@@ -29,7 +29,7 @@ CARD = Card(
   url    = {https://arxiv.org/abs/2502.02463},
 }""",
     deviations=(
-        "The networks that ship have tokens of 32 or 64 numbers, 2 or 3 blocks and 2 or 4 heads, are pre-normalised "
+        "The networks that ship have tokens of 32 or 64 numbers, 2 to 5 blocks and 2 or 4 heads, are pre-normalised "
         "and saw 0.3 to 2.6 million tasks; the published one for variances has 64, 6 and 8, is post-normalised and saw "
         "10 million. The preset 'paper' has the published sizes.",
         "Where the prior is a mixture, the networks that ship change its components in their own scale (residual) in "

@@ -96,7 +96,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             ),
         ),
         GPData(10, vary=True),
-        replace(_SMALL, n_components=10, width=64, n_steps=6000),
+        replace(_SMALL, n_components=10, width=64, depth=5, n_heads=4, n_steps=6000),
         replace(_PAPER, n_components=20, width=256, n_heads=16, hidden=5096, lr=1e-4, batch_size=1000, n_steps=30_000),
         "a value of a Gaussian process, with a gamma prior on its lengthscale",
         GPData(10),

@@ -175,7 +175,8 @@ def functions_picture(
         order = np.argsort(known_x[:, 0], kind="stable")
         lines["known"], axes["known"] = known_y[order], known_x[order, 0]
     low, high = (dist.quantile(level).numpy() for level in _LEVELS)
-    return Lines(axes, lines, x_label, y_label, title=title, bands={"mean": (low, high)})
+    dots = ("known",) if len(known_y) else ()
+    return Lines(axes, lines, x_label, y_label, title=title, bands={"mean": (low, high)}, dots=dots)
 
 
 # Images ---------------------------------------------------------------------------------------------------
