@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def _draw_lines(picture: Lines) -> Figure:
     place = figure.subplots()
     for (name, values), colour in zip(picture.lines.items(), _colours(len(picture.lines)), strict=True):
         x = picture.x_of(name)
-        style = {"linestyle": "none", "marker": "o", "markersize": 5} if name in picture.dots else {}
+        style: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 5} if name in picture.dots else {}
         place.plot(x, np.asarray(values, dtype=np.float64), color=colour, label=name, **style)
         if name in picture.bands:
             low, high = (np.asarray(edge, dtype=np.float64) for edge in picture.bands[name])
