@@ -276,9 +276,15 @@ class _Cloned:
         model = clone(self.estimator)
         if "random_state" in model.get_params(deep=False):
             model.set_params(random_state=seed)
-        if isinstance(model, System) and not model.tags.missing_values and np.isnan(split.train.matrix).any():
+        if isinstance(model, System) and not model.tags.missing_values and _has_gaps(split):
             return _WithMedians(model)
         return model
+
+
+def _has_gaps(split: Split) -> bool:
+    """Whether any row, learnt from or asked about, misses a number."""
+    parts = (split.train, split.test, split.following)
+    return any(part is not None and bool(np.isnan(part.matrix).any()) for part in parts)
 
 
 def _medians() -> SimpleImputer:
@@ -321,7 +327,7 @@ class _Seeded:
 
     def __call__(self, split: Split, seed: int) -> Any:
         model = self.build(seed)
-        if not np.isnan(split.train.matrix).any():
+        if not _has_gaps(split):
             return model
         return _WithMedians(model) if hasattr(model, "predict_dist") else make_pipeline(_medians(), model)
 
