@@ -48,7 +48,7 @@ _WHY_FEATURE = (
     "which goes past the bound."
 )
 _WHY_LOSS = (
-    "The link is fitted on a feature that is the best degree-2 fit of the target, not p (see the note of the evidence), "
+    "The link is fitted on a feature that is the best degree-2 fit of the target, not p (see the evidence's note), "
     "and the energy of degrees 4 and 6 that the difference carries stays in the loss. Cross-fitting and neurons of "
     "degree exactly 2 take away a part of it; fitting the bottleneck again through the link takes nearly all."
 )
