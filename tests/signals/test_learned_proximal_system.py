@@ -119,6 +119,12 @@ def test_reconstruction_converges_and_says_so(model, solver) -> None:
     assert np.array_equal(found, model.reconstruct(y.numpy(), BLUR, solver=solver, **options))
 
 
+def test_measurements_may_be_any_view_of_an_array(model) -> None:
+    y = discs(2, seed=1)
+    flipped = y[..., ::-1]
+    assert np.array_equal(model.reconstruct(flipped, BLUR), model.reconstruct(flipped.copy(), BLUR))
+
+
 def test_operators_of_other_libraries_are_taken(model) -> None:
     y = BLUR(torch.tensor(discs(2)), generator=torch_stream(0))
     other = SimpleNamespace(A=BLUR.A, A_adjoint=BLUR.A_adjoint, prox_l2=BLUR.prox_l2)

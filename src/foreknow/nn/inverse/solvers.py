@@ -46,9 +46,9 @@ class Certificate:
 
     @property
     def decreasing(self) -> bool:
-        """Whether the changes fall, but for a hundredth of the first one, over the second half of the iterations."""
+        """Whether the changes fall, but for a hundredth of the tolerance, over the second half of the iterations."""
         later = self.changes[len(self.changes) // 2 :]
-        slack = 0.01 * self.changes[0]
+        slack = 0.01 * self.tolerance
         return all(after <= before + slack for before, after in itertools.pairwise(later))
 
 

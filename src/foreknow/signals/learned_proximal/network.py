@@ -84,9 +84,10 @@ class GradientOfConvex(nn.Module):
 
     @torch.no_grad()
     def start_convex(self) -> None:
-        """First weights for training: the constrained ones exp(N(-log fan_in, 0.1)), so that rows sum to about one.
+        """First weights for training: the constrained ones exp(u) / fan_in, so that rows sum to about one.
 
-        The normal numbers are made of the weights that are there, which torch draws with variance 1 / (3 fan_in).
+        u is uniform with a standard deviation of 0.1: the weights that are there, scaled, which torch draws uniformly
+        with variance 1 / (3 fan_in).
         """
         for weight in self.constrained():
             fan_in = weight[0].numel()

@@ -28,6 +28,8 @@ BLUR_SD, NOISE = 1.0, 0.04
 """Of the deblurring: standard deviations of the kernel in pixels and of the noise."""
 SCALES = (0.5, 2.0)
 """Published weights of the data term, one of which is chosen on validation images."""
+BARE_SCALES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 2.0)
+"""The same where there is no prior, and a light weight with few iterations is all that regularises."""
 TV_WEIGHTS = (0.02, 0.04, 0.06, 0.08, 0.12)
 CHECKED = 20
 """Training images on which a plain method chooses its setting."""
@@ -58,7 +60,7 @@ class LeastSquares:
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Nothing to learn but the weight of the data."""
-        self.scale_ = best_setting(X, SCALES, lambda scale, y: admm(y, deblurring(), _identity, scale=scale)[0])
+        self.scale_ = best_setting(X, BARE_SCALES, lambda scale, y: admm(y, deblurring(), _identity, scale=scale)[0])
         return self
 
     def reconstruct(self, y: Tensor, physics: Physics) -> NDArray[np.float32]:

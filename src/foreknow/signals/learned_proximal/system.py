@@ -169,8 +169,8 @@ class LearnedProximal(System):
         solve: Any = SOLVERS[check_option(_OWNER, "solver", solver, tuple(SOLVERS))]
         allowed = ("n_iterations", "start", "tolerance", *(("step_size",) if solver == "pgd" else ("rho", "scale")))
         check_known(f"{_OWNER}.reconstruct", options, allowed, what="option")
-        given = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
-        measured = torch.tensor(as_array(_OWNER, given, name="y"), dtype=torch.float32, device=self.device_)
+        given = as_array(_OWNER, y.detach().cpu().numpy() if isinstance(y, Tensor) else y, name="y")
+        measured = torch.tensor(np.ascontiguousarray(given), dtype=torch.float32, device=self.device_)
         if isinstance(physics, nn.Module):
             physics = physics.to(self.device_)
         with torch.no_grad():
