@@ -333,7 +333,7 @@ def test_a_joint_normal_is_conditioned_on_the_known_months():
     dist = JointNormal(years).given(np.array([0]), np.array([25.0]), np.array([1, 2]))
     sd = dist.variance().sqrt().numpy()
     assert dist.mean().numpy() == pytest.approx([28.0, 20.0], abs=0.3)
-    assert sd[0] < 0.3 and sd[1] == pytest.approx(2.0, rel=0.05)
+    assert sd[0] < 0.6 and sd[1] == pytest.approx(2.0, rel=0.05)  # the covariance is shrunk
 
 
 @pytest.mark.skipif(not available("statsmodels"), reason="statsmodels is not installed")
@@ -341,7 +341,9 @@ def test_the_other_years_leave_out_the_one_that_is_told():
     years, known, asked = sea_temperatures(), np.array([0, 4, 11]), np.array([2, 7])
     found = OtherYears().fit(known[:, None] + 1.0, years[30, known]).predict_dist(asked[:, None] + 1.0)
     want = JointNormal(np.delete(years, 30, axis=0)).given(known, years[30, known], asked)
-    assert torch.equal(found.mean(), want.mean()) and torch.equal(found.variance(), want.variance())
+    assert torch.allclose(found.mean(), want.mean()) and torch.allclose(found.variance(), want.variance())
+    with_it = JointNormal(years).given(known, years[30, known], asked)
+    assert not torch.allclose(found.mean(), with_it.mean())
     with pytest.warns(ForeknowWarning, match="no year of the record"):
         other = OtherYears().fit(X, Y)
     assert other.predict(NEW) == pytest.approx(np.full(3, Y.mean()))
