@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from foreknow.common.deps import available
 from foreknow.common.rng import seeded_init, torch_stream
 from foreknow.tasks import GPTasks, MartingaleNP, NPSettings
 from foreknow.tasks.martingale_np.network import Normals, make_network
@@ -88,6 +89,17 @@ def test_the_quick_proof_runs_and_says_what_it_measured():
     assert ("exact GP", "rbf") in arms and ("exact GP", "t-noise") not in arms
     parts = {claim.name[0] for claim in found.claims}
     assert {"F", "G", "D"} <= parts
+    names = {claim.name for claim in found.claims}
+    assert {f"F: MPNP - placebo, marginal, {kind}" for kind in ("RBF", "matern52", "t-noise", "periodic")} <= names
+    assert {f"D: MPNP - {arm}, marginal, real digits" for arm in ("NP", "BNP", "placebo")} <= names
+    assert {(name, "rbf") for name in ("MPNP that ships", "CNP that ships", "placebo that ships")} <= arms
+    assert {arm["n"] for arm in found.arms if arm["part"] == "G" and arm["arm"] == "MPNP that ships" and "n" in arm}
+    if available("statsmodels"):
+        years = {arm["arm"]: arm for arm in found.arms if arm["part"] == "Y"}
+        assert {"NP, years", "BNP, years", "placebo, years", "MPANP, years", "ANP, years"} <= set(years)
+        assert len({arm["tasks"] for arm in years.values()}) == 1  # the same tasks for all
+        assert years["conditional normal"]["log_likelihood_marginal"] > years["climatology"]["log_likelihood_marginal"]
+        assert {"Y: MPNP - conditional normal, log-likelihood a month"} <= names
     assert all(math.isfinite(claim.measured) for claim in found.claims)
 
 

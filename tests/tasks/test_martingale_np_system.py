@@ -14,7 +14,7 @@ from foreknow.core.source import Sample
 from foreknow.data.images import write_image
 from foreknow.data.readers import read_table, write_csv
 from foreknow.tasks import DigitTasks, GPPrior, GPTasks, MartingaleNP, MartingalePrior, NPSettings
-from foreknow.tasks.martingale_np.real import PlainGP, PlainMean, YearSource, sea_temperatures
+from foreknow.tasks.martingale_np.real import JointNormal, OtherYears, PlainGP, PlainMean, YearSource, sea_temperatures
 
 TINY = NPSettings(
     width=16, encoder_depth=2, decoder_depth=2, n_heads=2, n_pseudo=4, n_samples=3, batch_size=4, n_steps=8, lr=1e-3
@@ -325,9 +325,49 @@ def test_years_are_priced():
         assert all(np.isfinite(value) for value in losses.values())
 
 
+def test_a_joint_normal_is_conditioned_on_the_known_months():
+    """Two months that are one: the second is told as the first, nearly without doubt; a third one by itself."""
+    rng = np.random.default_rng(1000)
+    years = rng.normal(20, 2, (4000, 12))
+    years[:, 1] = years[:, 0] + 3 + rng.normal(0, 0.1, 4000)
+    dist = JointNormal(years).given(np.array([0]), np.array([25.0]), np.array([1, 2]))
+    sd = dist.variance().sqrt().numpy()
+    assert dist.mean().numpy() == pytest.approx([28.0, 20.0], abs=0.3)
+    assert sd[0] < 0.6 and sd[1] == pytest.approx(2.0, rel=0.05)  # the covariance is shrunk
+
+
+@pytest.mark.skipif(not available("statsmodels"), reason="statsmodels is not installed")
+def test_the_other_years_leave_out_the_one_that_is_told():
+    years, known, asked = sea_temperatures(), np.array([0, 4, 11]), np.array([2, 7])
+    found = OtherYears().fit(known[:, None] + 1.0, years[30, known]).predict_dist(asked[:, None] + 1.0)
+    want = JointNormal(np.delete(years, 30, axis=0)).given(known, years[30, known], asked)
+    assert torch.allclose(found.mean(), want.mean()) and torch.allclose(found.variance(), want.variance())
+    with_it = JointNormal(years).given(known, years[30, known], asked)
+    assert not torch.allclose(found.mean(), with_it.mean())
+    with pytest.warns(ForeknowWarning, match="no year of the record"):
+        other = OtherYears().fit(X, Y)
+    assert other.predict(NEW) == pytest.approx(np.full(3, Y.mean()))
+
+
+def test_training_at_first_use_is_told(monkeypatch):
+    def pretrain(self, **options):
+        self.network_, self._source = trained_now.network_, trained_now._source
+        return self
+
+    trained_now = tiny(attentive=True).pretrain()
+    monkeypatch.setattr(MartingaleNP, "pretrain", pretrain)
+    with pytest.warns(ForeknowWarning, match="trained now, for 1500 steps"):
+        MartingaleNP(attentive=True, random_state=0).condition(X, Y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MartingaleNP(attentive=True, weights="fit", random_state=0).condition(X, Y)  # asked for
+
+
 def test_plain_methods_do_what_they_say():
     gp = PlainGP().fit(X, Y)
     assert gp.predict(NEW) == pytest.approx(np.sin(NEW[:, 0]), abs=0.15)
+    line = PlainGP().fit(X[:4], X[:4, 0]).predict_dist(X[:4]).variance().sqrt().numpy()
+    assert (line > 0.05 * X[:4, 0].std()).all()  # noise has a floor: three rows are no proof of exactness
     mean = PlainMean().fit(X, Y).predict_dist(NEW)
     assert mean.mean().numpy() == pytest.approx(np.full(3, Y.mean()))
     assert MartingaleNP().losses(PlainMean().fit(X, Y), Sample(NEW, np.sin(NEW[:, 0])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from foreknow.common.device import resolve_device
-from foreknow.common.errors import CapabilityError, CheckpointError, ConfigError, InputError
+from foreknow.common.errors import CapabilityError, CheckpointError, ConfigError, ForeknowWarning, InputError
 from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import numpy_stream, seed_of
 from foreknow.common.validate import as_matrix, as_vector, check_bool, check_int, check_option
@@ -54,7 +55,8 @@ class MartingaleNP(System):
     Args:
         prior: "paper" (functions of one column drawn from Gaussian processes, the rule of the paper), "off" (no pseudo
             data), "wrong" (pseudo data of another task), a `MartingalePrior`, or any `Simulator` of regression tasks.
-        attentive: attend from query rows to context rows instead of averaging these: MPANP instead of MPNP.
+        attentive: attend from query rows to context rows instead of averaging these: MPANP instead of MPNP. No such
+            network ships: it is trained at first use, minutes to an hour on two cores.
         n_pseudo: pseudo rows of a draw; None takes the network's, 0 none (the control arm).
         n_samples: draws of the mixture, K.
         weights: "auto" (a network that ships, where there is one, else "fit"), "shipped", "fit", or the path of a file
@@ -312,9 +314,13 @@ class MartingaleNP(System):
         return {"sea temperatures": YearSource()} if task == "regression" and available("statsmodels") else {}
 
     def plain_baselines(self) -> Mapping[str, Callable[[int], Any]]:
-        from foreknow.tasks.martingale_np.real import PlainGP, PlainMean
+        """A Gaussian process and the mean of the known rows; of the years, the other years' conditional normal."""
+        from foreknow.tasks.martingale_np.real import OtherYears, PlainGP, PlainMean
 
-        return {"Gaussian process": PlainGP, "mean": lambda seed: PlainMean()}
+        found: dict[str, Callable[[int], Any]] = {"Gaussian process": PlainGP, "mean": lambda seed: PlainMean()}
+        if self.priced_on("regression"):
+            found["conditional normal of other years"] = lambda seed: OtherYears()
+        return found
 
     def losses(self, model: Any, test: Sample) -> Mapping[str, float]:
         """Negative log density a row in nats (marginal), and the root mean square error."""
@@ -393,6 +399,15 @@ class MartingaleNP(System):
         name = shipped_name(prior, bool(self.attentive)) if self.settings is None else None
         if weights == "auto":
             weights = "shipped" if name else "fit"
+            if weights == "fit" and self.settings is None and self.preset != "quick":
+                warnings.warn(
+                    f"MartingaleNP: no network ships for {prior.describe()}{', attentive' if self.attentive else ''}, "
+                    f"so one is trained now, for {preset_settings(self.preset).n_steps} steps: minutes to hours. "
+                    "pretrain() and save_network(path) do it once, for weights=path; report_to(callback) tells how far "
+                    "it is.",
+                    ForeknowWarning,
+                    stacklevel=4,
+                )
         if weights == "fit":
             self.pretrain(progress=getattr(self, "_progress", None))
             return self.network_, self._source, None
