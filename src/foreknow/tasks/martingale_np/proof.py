@@ -336,16 +336,16 @@ def _functions(
             _claim(f"F: MPNP - CNP, marginal, {kind}", ours - found[kind, "CNP"].marginal, low=0.0),
             _claim(
                 f"F: MPNP - placebo, marginal, {kind}", ours - found[kind, "placebo"].marginal, low=0.0,
-                note=_WHY_PLACEBO,
+                why=_WHY_PLACEBO,
             ),
         ]  # fmt: skip
     for other in ("CANP", "ANP", "BANP"):
         difference = found["rbf", "MPANP"].marginal - found["rbf", other].marginal
-        claims.append(_claim(f"F: MPANP - {other}, marginal, RBF", difference, low=0.0, note=_WHY_ATTENTIVE))
+        claims.append(_claim(f"F: MPANP - {other}, marginal, RBF", difference, low=0.0, why=_WHY_ATTENTIVE))
     ratio = math.sqrt(on.squared.mean() / off.squared.mean())
     claims += [
         Claim("F: root mean square error of MPNP over that of CNP, RBF", ratio, low=0.95, high=1.05),
-        _claim("F: coverage of the 90% bands of MPNP, RBF", on.covered, low=0.87, high=0.93, unit="", note=_WHY_NARROW),
+        _claim("F: coverage of the 90% bands of MPNP, RBF", on.covered, low=0.87, high=0.93, unit="", why=_WHY_NARROW),
     ]
     return claims, arms
 
@@ -546,24 +546,24 @@ def _years(
     on, inside = year["MPNP, years"], by_year(covered["MPNP, years"])
     claims = [
         _claim(
-            "Y: MPNP - CNP, log-likelihood a month of unseen years", on - year["CNP, years"], low=0.0, note=_WHY_YEARS
+            "Y: MPNP - CNP, log-likelihood a month of unseen years", on - year["CNP, years"], low=0.0, why=_WHY_YEARS
         ),
         *(
-            _claim(f"Y: MPNP - {other}, log-likelihood a month", on - year[f"{other}, years"], low=0.0, note=_WHY_YEARS)
+            _claim(f"Y: MPNP - {other}, log-likelihood a month", on - year[f"{other}, years"], low=0.0, why=_WHY_YEARS)
             for other in ("NP", "BNP", "placebo")
         ),
         _claim(
             "Y: MPANP - ANP, log-likelihood a month", year["MPANP, years"] - year["ANP, years"], low=0.0,
-            note=_WHY_ATTENTIVE,
+            why=_WHY_ATTENTIVE,
         ),
         _claim(
             "Y: MPNP - climatology, log-likelihood a month", on - year["climatology"], low=0.0, note=_WHY_CLIMATOLOGY
         ),
         _claim(
             "Y: MPNP - conditional normal, log-likelihood a month", on - year["conditional normal"], low=0.0,
-            note=_WHY_NORMAL,
+            why=_WHY_NORMAL,
         ),
-        _claim("Y: coverage of the 90% intervals of MPNP", inside, low=0.87, high=0.93, unit="", note=_WHY_YEARS),
+        _claim("Y: coverage of the 90% intervals of MPNP", inside, low=0.87, high=0.93, unit="", why=_WHY_YEARS),
     ]  # fmt: skip
     return claims, arms
 
@@ -582,5 +582,7 @@ def _interval(values: Array) -> tuple[float, float]:
     return found.low, found.high
 
 
-def _claim(name: str, values: Array, *, unit: str = "nat", **bounds: Any) -> Claim:
-    return Claim(name, float(values.mean()), interval=_interval(values), unit=unit, **bounds)
+def _claim(name: str, values: Array, *, unit: str = "nat", why: str = "", **rest: Any) -> Claim:
+    """A claim on the mean over tasks; `why` is its note where it fails."""
+    claim = Claim(name, float(values.mean()), interval=_interval(values), unit=unit, **rest)
+    return replace(claim, note=why) if why and claim.verdict == "failed" else claim
