@@ -48,9 +48,9 @@ CARD = Card(
     limits=(
         "It helps where the target depends on one polynomial feature through a link that rises on average; with an "
         "even link (E g' = 0) the first stage finds nothing, and neither does the rest.",
-        "At the dimensions measured here, the same three layers trained jointly by Adam do better than the two published "
-        "stages, cross-fitted or not, and so do tuned kernels than the published ones in most cells; of the layerwise "
-        "arms only our n_refine does better than both.",
+        "At the dimensions measured here, the same three layers trained jointly by Adam do better than the two "
+        "published stages, cross-fitted or not, and so do tuned kernels than the published ones in most cells; of the "
+        "layerwise arms only our n_refine does better than both.",
         "The theory needs standard normal inputs; on whitened tables it is a heuristic. On the two tables of the proof "
         "tuned kernels and networks trained by Adam mostly do better; boosting does worse on the small one.",
         "Needs some multiple of d^k rows (about ten d^2 for k = 2): below that the feature is noise.",

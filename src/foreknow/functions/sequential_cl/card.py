@@ -42,8 +42,8 @@ CARD = Card(
         "features need none: streaming LDA on random features keeps no row and does better on digits.",
         "Probabilities are only about classes seen so far; a row of a new class gets one of the old.",
         "The prototypes' normal distributions have one variance; classes of several clusters are not described well.",
-        "Exact sequential inference is shown to forget for one mean and for a logistic regression only. The chains over "
-        "weights did not mix once a posterior was carried (see R-hat in the evidence), so that they show a procedure "
-        "that forgets; `SequentialBayes` is an experiment, no tool.",
+        "Exact sequential inference is shown to forget for one mean and for a logistic regression only. The chains "
+        "over weights did not mix once a posterior was carried (see R-hat in the evidence), so that they show a "
+        "procedure that forgets; `SequentialBayes` is an experiment, no tool.",
     ),
 )

@@ -287,7 +287,9 @@ def prove_digits(sizes: Sizes, seeds: int, reporter: Reporter) -> tuple[list[Cla
         return np.array([row["accuracy"] for row in arms if row["arm"] == arm])
 
     against_softmax = _claim(
-        "C: digits, accuracy of ProtoCL minus softmax with replay", of("ProtoCL") - of("off: softmax, replay"), low=-0.01
+        "C: digits, accuracy of ProtoCL minus softmax with replay",
+        of("ProtoCL") - of("off: softmax, replay"),
+        low=-0.01,
     )
     if against_softmax.verdict == "held" and against_softmax.measured < 0:
         against_softmax = replace(
