@@ -67,8 +67,8 @@ def fit_normal(
 class VariationalClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Classes that arrive task by task, one head for all, weights with a normal belief that goes from task to task.
 
-    With a memory, so many random rows of each task are a coreset: the belief is carried without them, and fitted to
-    all of them before it predicts.
+    Before the first task a weight is N(0, 1 / fan_in). With a memory, so many random rows of each task are a coreset:
+    the belief is carried without them, and fitted to all of them before it predicts.
 
     Args:
         hidden: widths.
@@ -81,7 +81,7 @@ class VariationalClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
 
     def __init__(
         self, hidden: tuple[int, ...] = (128, 64), memory: int = 0, classes_per_task: int = 2, n_steps: int = 500,
-        lr: float = 1e-3, random_state: int = 0,
+        lr: float = 1e-2, random_state: int = 0,
     ) -> None:  # fmt: skip
         self.hidden = hidden
         self.memory = memory
@@ -103,7 +103,8 @@ class VariationalClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         self.network_ = FlatNetwork(mlp(x.shape[1], max(2, len(self.classes_)), self.hidden, "relu", seed=seed))
         first = self.network_.flatten()
         self._generator = torch_stream(seed, "variational")
-        belief: Belief = torch.zeros_like(first), torch.ones_like(first)
+        sd = torch.cat([first.new_full((slot.stop - slot.start,), slot.fan_in**-0.5) for slot in self.network_.slots])
+        belief: Belief = torch.zeros_like(first), sd
         kept: list[Tensor] = []
         mean = first
         for task in range(int(number.max()) + 1):
