@@ -250,16 +250,13 @@ def prove_digits(sizes: Sizes, seeds: int, reporter: Reporter) -> tuple[list[Cla
             add(f"softmax, memory {memory}", "off", replace(training, memory=memory))
     runs.append((STREAMING, 0, lambda seed: StreamingLDA(random_state=seed)))
     runs.append(("streaming LDA, pixels", 0, lambda seed: StreamingLDA(0, random_state=seed)))
-    for arm, memory in ((VCL, 0), (CORESET, training.memory)):
-        runs.append(
-            (
-                arm,
-                memory,
-                lambda seed, memory=memory: VariationalClassifier(  # type: ignore[misc]
-                    training.hidden, memory, n_steps=sizes.n_variational, random_state=seed
-                ),
-            )
+
+    def variational(memory: int) -> Callable[[int], Any]:
+        return lambda seed: VariationalClassifier(
+            training.hidden, memory, n_steps=sizes.n_variational, random_state=seed
         )
+
+    runs += [(VCL, 0, variational(0)), (CORESET, training.memory, variational(training.memory))]
     arms: list[dict[str, Any]] = []
     for seed in range(seeds):
         order = numpy_stream(seed, "sequential-cl", "digits").permutation(len(X))
