@@ -3,9 +3,11 @@
     python benchmarks/functions.py [--quick] [--rows 200] [--repeats 3]
 
 Compared are `NNGP` (four ReLU layers, Student t and Gaussian), scikit-learn's exact Gaussian process (RBF) and
-GPyTorch's (RBF), each fitted by its own marginal likelihood for the same number of evaluations of it; as surrogates of
-Bayesian optimisation, BoTorch's standard Gaussian process and `IBNN`, each as its own defaults fit it; and the kernel
-matrix alone. Every line is the median of the repeats on one thread; times are relative to GPyTorch's.
+GPyTorch's (RBF), each fitted by its own marginal likelihood; as surrogates of Bayesian optimisation, BoTorch's standard
+Gaussian process and `IBNN`; and the kernel matrix alone. Optimisers differ and so do the numbers of evaluations of the
+likelihood: GPyTorch takes 40 steps of Adam, all others stop by their own rule. Every method predicts means and standard
+deviations. Every line is the median of the repeats on one thread, with its time relative to that of each peer; kernel
+matrices are relative to that of the RBF kernel.
 """
 
 from __future__ import annotations
@@ -32,7 +34,12 @@ STEPS = 40
 
 
 def nngp(prior: str) -> Callable[[Array, Array, Array], Array]:
-    return lambda X, y, X_new: NNGP(prior, max_iterations=STEPS, device="cpu").fit(X, y).predict(X_new)
+    def found(X: Array, y: Array, X_new: Array) -> Array:
+        predictive = NNGP(prior, max_iterations=STEPS, device="cpu").fit(X, y).predict_dist(X_new)
+        mean, _ = predictive.mean(), predictive.variance()
+        return np.asarray(mean)
+
+    return found
 
 
 def sklearn_gp(X: Array, y: Array, X_new: Array) -> Array:
@@ -71,7 +78,9 @@ def gpytorch_gp(X: Array, y: Array, X_new: Array) -> Array:
     model.eval()
     likelihood.eval()
     with torch.no_grad():
-        return np.asarray(likelihood(model(torch.from_numpy(X_new))).mean) * y.std() + y.mean()
+        found = likelihood(model(torch.from_numpy(X_new)))
+        mean, _ = found.mean, found.stddev
+        return np.asarray(mean) * y.std() + y.mean()
 
 
 def botorch_gp(X: Array, y: Array, X_new: Array) -> Array:
@@ -83,15 +92,18 @@ def botorch_gp(X: Array, y: Array, X_new: Array) -> Array:
     model = SingleTaskGP(torch.from_numpy((X - low) / (high - low)), torch.from_numpy(y)[:, None])
     fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
     with torch.no_grad():
-        return np.asarray(model.posterior(torch.from_numpy((X_new - low) / (high - low))).mean[:, 0])
+        found = model.posterior(torch.from_numpy((X_new - low) / (high - low)), observation_noise=True)
+        mean, _ = found.mean, found.variance.sqrt()
+        return np.asarray(mean[:, 0])
 
 
 def ibnn(X: Array, y: Array, X_new: Array) -> Array:
     low, high = X.min(0), X.max(0)
     target = torch.from_numpy((y - y.mean()) / y.std())[:, None]
     fitted = IBNN().fit(torch.from_numpy((X - low) / (high - low)), target, seed=0)
-    found = fitted.predictive(torch.from_numpy((X_new - low) / (high - low))).mean()
-    return np.asarray(found.detach()) * y.std() + y.mean()
+    predictive = fitted.predictive(torch.from_numpy((X_new - low) / (high - low)))
+    mean, _ = predictive.mean(), predictive.variance()
+    return np.asarray(mean.detach()) * y.std() + y.mean()
 
 
 METHODS: dict[str, Callable[[Array, Array, Array], Array]] = {
@@ -102,6 +114,8 @@ METHODS: dict[str, Callable[[Array, Array, Array], Array]] = {
     "NNGP, Student t": nngp("paper"),
     "NNGP, Gaussian (off)": nngp("off"),
 }
+
+PEERS = ("gpytorch exact GP", "BoTorch standard GP", "scikit-learn GP")
 
 
 def timed(call: Callable[[], object], repeats: int) -> float:
@@ -130,22 +144,27 @@ def main() -> None:
     train, test = slice(0, given.rows), slice(given.rows, None)
     warnings.simplefilter("ignore")
     print(f"{given.rows} rows, 8 columns, fit and predict")
-    base = 0.0
+    found: dict[str, tuple[float, float]] = {}
     for name, method in METHODS.items():
         method(X[train][:30], y[train][:30], X[test][:5])  # imports and caches
         error = float(np.sqrt(np.mean((method(X[train], y[train], X[test]) - y[test]) ** 2)))
-        seconds = timed(lambda: method(X[train], y[train], X[test]), given.repeats)  # noqa: B023
-        base = base or seconds
-        print(f"{name:24s} {seconds:8.2f} s   {seconds / base:6.2f} x   RMSE {error:.3f}")
+        found[name] = timed(lambda: method(X[train], y[train], X[test]), given.repeats), error  # noqa: B023
+    print(f"{'':24s} {'seconds':>8s}   {'/ GPyTorch':>10s} {'/ BoTorch':>10s} {'/ sklearn':>10s}   RMSE")
+    for name, (seconds, error) in found.items():
+        ratios = " ".join(f"{seconds / found[peer][0]:8.2f} x" for peer in PEERS)
+        print(f"{name:24s} {seconds:8.2f}   {ratios}   {error:.3f}")
     x = torch.from_numpy(rng.normal(size=(1000, 8)))
-    print("kernel matrix of 1000 rows")
+    print("kernel matrix of 1000 rows, seconds and relative to RBF's")
+    base = 0.0
     for name, kernel in (
         ("RBF, cdist", lambda: torch.exp(-0.5 * torch.cdist(x, x).square())),
         ("NNGP, ReLU, 4 layers", lambda: FullyConnected(4, "relu", 2.0, 0.1)(x)),
         ("NTK, ReLU, 4 layers", lambda: FullyConnected(4, "relu", 2.0, 0.1).ntk(x)),
         ("NNGP, GELU, 4 layers", lambda: FullyConnected(4, "gelu", 2.0, 0.1)(x)),
     ):
-        print(f"{name:24s} {timed(kernel, given.repeats):8.3f} s")
+        seconds = timed(kernel, given.repeats)
+        base = base or seconds
+        print(f"{name:24s} {seconds:8.3f} s {seconds / base:8.2f} x")
 
 
 if __name__ == "__main__":

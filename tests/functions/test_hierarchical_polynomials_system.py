@@ -10,7 +10,9 @@ import torch
 
 from foreknow.common.errors import ConfigError, ForeknowWarning
 from foreknow.functions import HierarchicalPolynomial, LayerwiseThreeLayer
-from foreknow.functions.hierarchical_polynomials.proof import prove
+from foreknow.functions.hierarchical_polynomials.complexity import Slope
+from foreknow.functions.hierarchical_polynomials.hermite import n_polynomials
+from foreknow.functions.hierarchical_polynomials.proof import SIZES, _layerwise, _said_of, prove
 from foreknow.functions.hierarchical_polynomials.whitening import Whitening
 
 
@@ -183,14 +185,41 @@ def test_fit_and_apply_on_files(tmp_path: Path, task) -> None:  # type: ignore[n
 def test_the_proof_runs_in_small() -> None:
     evidence = prove(preset="quick", seeds=2)
     assert {record["proof"] for record in evidence.arms} == {"F", "L", "N"}
-    assert len(evidence.claims) > 8
+    names = [claim.name for claim in evidence.claims]
+    assert sum("over that of three layers trained jointly" in name for name in names) == 4
+    assert sum("over that of tuned kernels" in name for name in names) == 4
+    arms = {record["arm"] for record in evidence.arms}
+    assert "layerwise, default settings" in arms
 
 
 def test_the_paper_preset_takes_a_step() -> None:
-    """Its widths: k = 3 in 64 dimensions, thousands of neurons; one fit of a few rows."""
-    task = HierarchicalPolynomial(64, 3).task(0)
-    X, y = task.sample(40)
-    prior = HierarchicalPolynomial(64, 3)
-    model = LayerwiseThreeLayer(prior, split="half", whiten="never", random_state=0).fit(X, y)
-    assert model.network_.feature.weights.shape == (4000,)
-    assert torch.isfinite(model.network_(torch.as_tensor(X))).all()
+    """Its widths: k = 3 in 32 dimensions, neurons for all polynomials; one fit of a few rows."""
+    d, k = SIZES["paper"].dims[-1], SIZES["paper"].k
+    X, y = HierarchicalPolynomial(d, k).task(0).sample(40)
+    for make in _layerwise(d, k, refined=False).values():
+        model = make().set_params(random_state=0).fit(X, y)
+        assert len(model.network_.feature.weights) >= 2 * n_polynomials(d, k) > 4000
+        assert torch.isfinite(model.network_(torch.as_tensor(X))).all()
+
+
+def test_fewer_neurons_than_polynomials_meet_a_warning() -> None:
+    X, y = HierarchicalPolynomial(32, 3).task(0).sample(40)
+    model = LayerwiseThreeLayer(HierarchicalPolynomial(32, 3), inner="hermite", whiten="never", random_state=0)
+    with pytest.warns(ForeknowWarning, match="5984 polynomials"):
+        model.fit(X, y)
+    assert len(model.network_.feature.weights) == 4000
+
+
+def test_the_proof_keeps_the_widths_of_auto_in_small() -> None:
+    X, y = HierarchicalPolynomial(8).task(0).sample(60)
+    for make in _layerwise(8, 2, refined=True).values():
+        named = make().set_params(random_state=0)
+        auto = make().set_params(random_state=0, width_inner="auto")
+        np.testing.assert_array_equal(named.fit(X, y).predict(X), auto.fit(X, y).predict(X))
+
+
+def test_slopes_that_exclude_the_law_say_so() -> None:
+    assert "more slowly" in _said_of(Slope(1.5, 1.2, 1.8, 5), 2)
+    assert "faster" in _said_of(Slope(2.6, 2.2, 2.9, 5), 2)
+    assert not _said_of(Slope(1.9, 1.7, 2.1, 5), 2)
+    assert "Fewer" in _said_of(Slope(np.nan, np.nan, np.nan, 1), 2)

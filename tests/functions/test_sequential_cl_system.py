@@ -16,8 +16,10 @@ from foreknow.functions.sequential_cl.densities import MixtureDensity, RealNVP
 from foreknow.functions.sequential_cl.misspecified import NormalMean, logistic_modes
 from foreknow.functions.sequential_cl.proof import SIZES
 from foreknow.functions.sequential_cl.prototypes import Prototypes, make_encoder
-from foreknow.functions.sequential_cl.sequential import HMCSettings, kl_normal
+from foreknow.functions.sequential_cl.sequential import HMCSettings
+from foreknow.functions.sequential_cl.streaming import StreamingLDA
 from foreknow.functions.sequential_cl.streams import split_by_class, toy_stream
+from foreknow.functions.sequential_cl.variational import VariationalClassifier, kl_normal
 from foreknow.nn.bayes import mlp
 
 TINY = ProtoSettings(n_epochs=2, hidden=(16, 8), memory=20, batch_size=16, lr=3e-3)
@@ -153,6 +155,71 @@ def test_bad_experiments_are_refused():
         SequentialBayes(mlp(2, 1, (4,))).run([(tasks[0][0], np.arange(20) % 3)])
     with pytest.raises(InputError, match="no task"):
         SequentialBayes(mlp(2, 1, (4,))).run([])
+
+
+@pytest.mark.parametrize(
+    "y", [np.tile([-1, 1], 10), np.full(20, 0.5), np.array(["a", "b"] * 10), np.arange(19) % 2, np.zeros((20, 1), int)]
+)
+def test_labels_that_are_no_codes_are_refused(y):
+    X = toy_stream(n_tasks=1, n_rows=20)[0][0]
+    with pytest.raises(InputError, match="code"):
+        SequentialBayes(mlp(2, 1, (4,))).run([(X, y)])
+    with pytest.raises(InputError, match="code"):
+        PrototypeLearner(make_encoder(2, (4,)), 2, settings=TINY).fit_task(X, y)
+
+
+# Plain baselines ---------------------------------------------------------------------------------------------------
+
+
+def test_streaming_lda_is_the_lda_of_all_rows_at_once_whatever_the_order():
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    X, y = clusters(seed=3)
+    X = X + normal(*X.shape, seed=4).double().numpy()
+    streamed = StreamingLDA(0, shrinkage=1e-9).fit(X, y)
+    whole = LinearDiscriminantAnalysis(solver="lsqr").fit(streamed.scale_(X), y)
+    assert np.allclose(streamed.predict_proba(X), whole.predict_proba(streamed.scale_(X)), atol=1e-4)
+    pieces = StreamingLDA(30, random_state=1).partial_fit(X[:40], y[:40])
+    other = StreamingLDA(30, random_state=1).partial_fit(X[:40], y[:40])
+    for start in (40, 80):
+        pieces.partial_fit(X[start : start + 40], y[start : start + 40])
+    for start in (80, 40):
+        other.partial_fit(X[start : start + 40], y[start : start + 40])
+    assert np.allclose(pieces.predict_proba(X), other.predict_proba(X))
+    assert not any(getattr(value, "shape", ())[:1] == (120,) for value in vars(pieces).values())  # no row is kept
+    with pytest.raises(InputError, match="label"):
+        StreamingLDA().partial_fit(X, y[:-1])
+
+
+def test_streaming_lda_learns_names_that_come_later():
+    X, y = clusters(n_classes=4)
+    names = np.array(["d", "a", "ccc", "bb"])[y]
+    model = StreamingLDA(random_state=0)
+    for name in ("ccc", "a", "d", "bb"):
+        model.partial_fit(X[names == name], names[names == name])
+    assert model.classes_.tolist() == ["a", "bb", "ccc", "d"]
+    assert (model.predict(X) == names).mean() > 0.95
+    assert "streaming LDA, frozen features" in ProtoCL().plain_baselines()
+
+
+def test_a_coreset_keeps_what_variational_inference_with_one_head_forgets():
+    X, y = clusters(120, 4)
+    plain, kept = (
+        VariationalClassifier((8,), memory, n_steps=60, lr=3e-2).fit(X, y).predict(X) == y for memory in (0, 20)
+    )
+    assert plain[y >= 2].mean() > 0.9
+    assert plain[y < 2].mean() < 0.5
+    assert kept.mean() > plain.mean() + 0.2
+
+
+def test_the_placebo_is_one_that_no_scale_of_the_encoder_undoes():
+    X, y = clusters(240)
+    models = {name: ProtoCL(name, training=replace(TINY, n_epochs=6), random_state=0) for name in ("paper", "wrong")}
+    loss = {
+        name: -np.log(model.fit(X, y).predict_proba(X)[np.arange(len(y)), y]).mean() for name, model in models.items()
+    }
+    assert loss["paper"] < 0.5 * loss["wrong"]
+    assert loss["wrong"] > 1
 
 
 # Prototypes --------------------------------------------------------------------------------------------------------

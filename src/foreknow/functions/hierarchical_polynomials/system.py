@@ -41,6 +41,7 @@ from foreknow.functions.hierarchical_polynomials.whitening import WHITEN, Whiten
 SPLITS = ("half", "crossfit", "none")
 SOLVERS = ("closed", "descent")
 _FEWEST_TO_REFINE = 20
+_MOST_NEURONS = 4000
 _LEAST_SD = 1e-6
 """Standard deviation of a prediction, in units of the target's, at the least."""
 
@@ -60,7 +61,7 @@ class LayerwiseThreeLayer(System):
             exactly k: for targets without a linear part, which it cannot see).
         kernel: take infinitely many neurons (not for "softplus"); memory then grows with the square of the rows.
         width_inner: number of frozen neurons, or "auto": two for each polynomial there is, or four for each row
-            ("relu", "softplus"), at most 4000.
+            ("relu", "softplus"), at most 4000; a warning says where these are fewer than the polynomials.
         width_outer: number of outer neurons.
         ridge: penalty of both stages on the mean squared error, or "loo": chosen by leave-one-out, each its own.
         split: rows of the second stage: "half" (those the first has not seen), "crossfit" (all, each with the feature
@@ -195,6 +196,14 @@ class LayerwiseThreeLayer(System):
                 ForeknowWarning,
                 stacklevel=4,
             )
+        n_needed = self._n_polynomials(self.whitening_(X[:1]).shape[1])
+        if not self.kernel and self.inner in ("polynomial", "hermite") and self._width(n_needed, len(X)) < n_needed:
+            warnings.warn(
+                f"LayerwiseThreeLayer: {self._width(n_needed, len(X))} neurons cannot span the {n_needed} polynomials "
+                "of the feature's degree in so many columns; the feature may be out of reach. Set width_inner.",
+                ForeknowWarning,
+                stacklevel=4,
+            )
         self.shift_, spread = float(y.mean()), float(y.std())
         self.scale_ = spread if spread > 1e-12 * abs(self.shift_) and spread > 0 else 1.0
         order = np.lexsort((y, *X.T))  # so that the order of the rows decides nothing
@@ -275,11 +284,17 @@ class LayerwiseThreeLayer(System):
         k, d = self._hierarchy().k, rows.shape[1]
         if self.kernel:
             return KernelFeature(rows, self.inner, k).to(self.device_)
-        width = self.width_inner
-        if isinstance(width, str):
-            size = n_polynomials(d, k) if self.inner == "hermite" else n_polynomials(d + 1, k)
-            width = min(4000, max(8, 2 * size if self.inner in ("polynomial", "hermite") else 4 * n))
-        return NeuronFeature(d, int(width), self.inner, k, self._stream("inner")).to(self.device_)
+        width = self._width(self._n_polynomials(d), n)
+        return NeuronFeature(d, width, self.inner, k, self._stream("inner")).to(self.device_)
+
+    def _n_polynomials(self, d: int) -> int:
+        """Polynomials that the neurons should span."""
+        return n_polynomials(d if self.inner == "hermite" else d + 1, self._hierarchy().k)
+
+    def _width(self, size: int, n: int) -> int:
+        if not isinstance(self.width_inner, str):
+            return int(self.width_inner)
+        return min(_MOST_NEURONS, max(8, 2 * size if self.inner in ("polynomial", "hermite") else 4 * n))
 
     def _solve(self, basis: Tensor, target: Tensor, *, gram: bool = False) -> Fitted:
         found = ridge(basis, target, None if isinstance(self.ridge, str) else float(self.ridge), gram=gram)

@@ -6,7 +6,7 @@ the next. B: exact inference of one mean from tasks that have two. C: digits in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,8 +24,10 @@ from foreknow.functions.sequential_cl.misspecified import NormalMean, logistic_m
 from foreknow.functions.sequential_cl.prior import PrototypePrior
 from foreknow.functions.sequential_cl.prototypes import ProtoSettings
 from foreknow.functions.sequential_cl.sequential import PUBLISHED, HMCSettings, SequentialBayes
+from foreknow.functions.sequential_cl.streaming import StreamingLDA
 from foreknow.functions.sequential_cl.streams import toy_stream
 from foreknow.functions.sequential_cl.system import TRAINING, ProtoCL
+from foreknow.functions.sequential_cl.variational import VariationalClassifier
 from foreknow.nn.bayes import mlp
 
 Array = NDArray[np.float64]
@@ -42,7 +44,8 @@ class Sizes:
         n_toy, n_rows: tasks of part A, and rows of each.
         toy_seeds: at most so many seeds of part A; the flow gets one.
         density: options of the mixture.
-        n_steps: of fine-tuning and variational inference.
+        n_steps: of fine-tuning and variational inference in part A.
+        n_variational: of variational inference in part C, at each task.
         memories: replayed rows a task, for the price curve; the training's own is measured anyway.
     """
 
@@ -54,6 +57,7 @@ class Sizes:
     toy_seeds: int = 3
     density: dict[str, Any] = field(default_factory=dict)
     n_steps: int = 800
+    n_variational: int = 500
     memories: tuple[int, ...] = (10, 50)
 
 
@@ -62,13 +66,13 @@ SIZES = {
     "quick": Sizes(
         HMCSettings(n_chains=3, n_samples=20, n_burn=20, n_leapfrog=5),
         replace(TRAINING["quick"], n_epochs=1),
-        n_toy=2, n_rows=40, toy_seeds=2, density={"n_components": (1, 2)}, n_steps=30, memories=(10,),
+        n_toy=2, n_rows=40, toy_seeds=2, density={"n_components": (1, 2)}, n_steps=30, n_variational=10, memories=(10,),
     ),
     "small": Sizes(HMCSettings(n_chains=8, n_samples=200, n_burn=200, n_leapfrog=10), TRAINING["small"]),
     "paper": Sizes(
         PUBLISHED, TRAINING["paper"], hidden=(10, 10), n_toy=5, n_rows=2000, toy_seeds=10,
         density={"n_components": GEOMETRIC, "n_starts": 5, "n_steps": 500},
-        memories=(10, 50, 200, 500),
+        n_variational=5000, memories=(10, 50, 200, 500),
     ),
 }  # fmt: skip
 
@@ -100,13 +104,21 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
     )
 
 
+STREAMING, VCL, CORESET = "streaming LDA, frozen features", "VCL, one head", "VCL, one head, coreset"
 NOTES: tuple[str, ...] = (
     "A: chains of later tasks start at draws of the fitted density. R-hat and ESS are of function values at test rows, "
     "rank-normalised; where the sequential arm's R-hat exceeds 1.1, chains between its narrow modes did not mix, and "
-    "its accuracy is that of unmixed chains.",
+    "its accuracy is that of unmixed chains: A shows that this procedure forgets, not that exact inference does. Only "
+    "B is exact.",
     "A: the control resets the prior to N(0, 1/tau) at every task; joint sees all rows so far and is the upper bound.",
     "C: images (1, 8, 8) are scaled by the first task's mean and sd; a fifth of the rows is held out. Memory is rows "
-    "kept of each task, out of about 290. Every arm has the same encoder and as many epochs.",
+    "kept of each task, out of about 290. Every arm but streaming LDA and VCL has the same encoder and as many epochs.",
+    "C: streaming LDA keeps no row: class means and one covariance, on 500 random ReLU features that never move, or on "
+    "the pixels. VCL is a network of the same widths with a normal belief over its weights and one head for all "
+    "classes; its coreset has as many rows as the other arms' memory and is fitted last.",
+    "C: a prior precision of 1e4 at 0, once the placebo, is not wrong: prototypes near 0 only set the encoder's scale, "
+    "which training undoes, and the arm is as good as the prior or better. 1e8 cannot be undone in these epochs, and "
+    "is the placebo now.",
 )
 
 
@@ -211,39 +223,58 @@ def prove_digits(sizes: Sizes, seeds: int, reporter: Reporter) -> tuple[list[Cla
     X, y = digits.data.reshape(-1, 1, 8, 8), digits.target
     training = sizes.training
     prototypes, nearest = PrototypePrior(), PrototypePrior(head="nearest")
-    runs: list[tuple[str, PrototypePrior | str, ProtoSettings, int]] = [
-        ("ProtoCL", prototypes, training, 2),
-        ("ProtoCL, S = 0.5", prototypes, replace(training, noise=0.5), 2),
-        ("ProtoCL, S learnt", prototypes, replace(training, learn_noise=True), 2),
-        ("ProtoCL, no replay", prototypes, replace(training, memory=0), 2),
-        ("off: softmax, replay", "off", training, 2),
-        ("softmax, no replay", "off", replace(training, memory=0), 2),
-        ("nearest mean, replay", nearest, training, 2),
-        ("wrong: prototypes at 0", "wrong", training, 2),
-        ("offline softmax", "off", training, 10),
-    ]
+    runs: list[tuple[str, int, Callable[[int], Any]]] = []
+
+    def add(arm: str, prior: PrototypePrior | str, settings: ProtoSettings, per_task: int = 2) -> None:
+        runs.append(
+            (
+                arm,
+                settings.memory,
+                lambda seed: ProtoCL(prior, training=settings, classes_per_task=per_task, random_state=seed),
+            )
+        )
+
+    add("ProtoCL", prototypes, training)
+    add("ProtoCL, S = 0.5", prototypes, replace(training, noise=0.5))
+    add("ProtoCL, S learnt", prototypes, replace(training, learn_noise=True))
+    add("ProtoCL, no replay", prototypes, replace(training, memory=0))
+    add("off: softmax, replay", "off", training)
+    add("softmax, no replay", "off", replace(training, memory=0))
+    add("nearest mean, replay", nearest, training)
+    add("wrong: prototypes at 0, precision 1e8", "wrong", training)
+    add("prototypes near 0, precision 1e4", PrototypePrior(precision=1e4), training)
+    add("offline softmax", "off", training, 10)
     for memory in sizes.memories:
         if memory != training.memory:
-            runs.append((f"ProtoCL, memory {memory}", prototypes, replace(training, memory=memory), 2))
-            runs.append((f"softmax, memory {memory}", "off", replace(training, memory=memory), 2))
+            add(f"ProtoCL, memory {memory}", prototypes, replace(training, memory=memory))
+            add(f"softmax, memory {memory}", "off", replace(training, memory=memory))
+    runs.append((STREAMING, 0, lambda seed: StreamingLDA(random_state=seed)))
+    runs.append(("streaming LDA, pixels", 0, lambda seed: StreamingLDA(0, random_state=seed)))
+
+    def variational(memory: int) -> Callable[[int], Any]:
+        return lambda seed: VariationalClassifier(
+            training.hidden, memory, n_steps=sizes.n_variational, random_state=seed
+        )
+
+    runs += [(VCL, 0, variational(0)), (CORESET, training.memory, variational(training.memory))]
     arms: list[dict[str, Any]] = []
     for seed in range(seeds):
         order = numpy_stream(seed, "sequential-cl", "digits").permutation(len(X))
         known, held = order[len(X) // 5 :], order[: len(X) // 5]
-        for arm, prior, settings, per_task in runs:
+        for arm, memory, make in runs:
             with Stopwatch() as watch:
-                model = ProtoCL(prior, training=settings, classes_per_task=per_task, random_state=seed)
-                model.fit(X[known], y[known], test=(X[held], y[held], y[held] // per_task))
+                model = make(seed).fit(X[known], y[known])
             predicted = model.predict_proba(X[held])
+            right = predicted.argmax(1) == y[held]
             arms.append(
                 {
                     "proof": "C",
                     "arm": arm,
-                    "memory": settings.memory,
+                    "memory": memory,
                     "seed": seed,
-                    "accuracy": float((predicted.argmax(1) == y[held]).mean()),
+                    "accuracy": float(right.mean()),
                     "nll": float(-np.log(np.clip(predicted[np.arange(len(held)), y[held]], 1e-12, 1)).mean()),
-                    "accuracy_task_1": float(model.accuracy_matrix_[-1, 0]),
+                    "accuracy_task_1": float(right[y[held] < 2].mean()),
                     "seconds": watch.seconds,
                 }
             )
@@ -252,19 +283,43 @@ def prove_digits(sizes: Sizes, seeds: int, reporter: Reporter) -> tuple[list[Cla
     def of(arm: str) -> Array:
         return np.array([row["accuracy"] for row in arms if row["arm"] == arm])
 
+    against_softmax = _claim(
+        "C: digits, accuracy of ProtoCL minus softmax with replay",
+        of("ProtoCL") - of("off: softmax, replay"),
+        low=-0.01,
+    )
+    if against_softmax.verdict == "held" and against_softmax.measured < 0:
+        against_softmax = replace(
+            against_softmax, note="ProtoCL is behind: held only through the margin of one point that was expected."
+        )
+    against_streaming = _claim(
+        "C: digits, accuracy of ProtoCL minus streaming LDA on frozen features", of("ProtoCL") - of(STREAMING), low=0.0
+    )
+    if against_streaming.verdict == "failed":
+        against_streaming = replace(against_streaming, note=_WHY_STREAMING)
     return [
-        _claim(
-            "C: digits, accuracy of ProtoCL minus softmax with replay",
-            of("ProtoCL") - of("off: softmax, replay"),
-            low=-0.01,
-        ),
+        against_softmax,
         _claim(
             "C: digits, accuracy of ProtoCL minus softmax without replay",
             of("ProtoCL") - of("softmax, no replay"),
             low=0.4,
         ),
         _claim("C: digits, accuracy of softmax without replay", of("softmax, no replay"), low=0.1, high=0.3),
+        against_streaming,
+        _claim("C: digits, accuracy of ProtoCL minus VCL with one head", of("ProtoCL") - of(VCL), low=0.4),
+        _claim(
+            "C: digits, accuracy of ProtoCL minus VCL with a coreset of as many rows",
+            of("ProtoCL") - of(CORESET),
+            low=0.0,
+        ),
     ], arms
+
+
+_WHY_STREAMING = (
+    "Streaming LDA wins without keeping a row: its features are frozen, so that nothing drifts, and on digits random "
+    "ReLU features are good enough. Wider S and learnt S, which help ProtoCL, do not close the gap. A trained encoder "
+    "pays where frozen features are poor, which digits do not show."
+)
 
 
 def _claim(name: str, values: Sequence[float] | Array, *, low: float | None = None, high: float | None = None) -> Claim:

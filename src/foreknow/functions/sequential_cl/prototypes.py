@@ -21,6 +21,7 @@ from foreknow.common.rng import seed_of, seeded_init, torch_stream
 from foreknow.common.validate import check_bool, check_int, check_real
 from foreknow.core.records import record
 from foreknow.functions.sequential_cl.prior import PrototypePrior
+from foreknow.functions.sequential_cl.streams import as_codes
 
 
 @record
@@ -154,18 +155,7 @@ class PrototypeLearner:
             told: called after every epoch.
         """
         x = torch.as_tensor(X, dtype=torch.float32, device=self.device)
-        codes = torch.as_tensor(np.asarray(y), device=self.device)
-        whole = not codes.is_floating_point()
-        if (
-            not len(x)
-            or len(x) != len(codes)
-            or not whole
-            or not 0 <= int(codes.min()) <= int(codes.max()) < self.n_classes
-        ):
-            raise InputError(
-                f"PrototypeLearner.fit_task: y must hold one code 0..{self.n_classes - 1} a row; "
-                f"{len(codes)} came for {len(x)} rows."
-            )
+        codes = torch.as_tensor(as_codes("PrototypeLearner.fit_task", y, len(x), self.n_classes), device=self.device)
         generator = torch_stream(self.random_state, "task", str(self.n_tasks))
         self.n_tasks += 1
         self.seen += np.bincount(codes.cpu().numpy(), minlength=self.n_classes)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
-from torch.nn.functional import softplus
 
 from foreknow.common.errors import ConfigError
 from foreknow.common.progress import Reporter
@@ -23,6 +22,7 @@ from foreknow.common.rng import torch_stream
 from foreknow.common.validate import check_int, check_option, check_real
 from foreknow.functions.sequential_cl.densities import FittedDensity, MixtureDensity, RealNVP
 from foreknow.functions.sequential_cl.streams import Task, as_tasks
+from foreknow.functions.sequential_cl.variational import fit_normal
 from foreknow.nn.bayes import (
     Bernoulli,
     FlatNetwork,
@@ -230,26 +230,17 @@ class _Run:
         )  # fmt: skip
         return TaskReport(self._accuracy(self.modes))
 
-    def _vcl(self, x: Tensor, y: Tensor, n_draws: int = 8) -> TaskReport:
-        """Variational continual learning (Nguyen et al. 2018): a factorised normal, the last one as prior."""
+    def _vcl(self, x: Tensor, y: Tensor) -> TaskReport:
         size = self.network.n_weights
         if self.belief is None:
             before = torch.zeros(size), torch.full((size,), self.experiment.tau**-0.5)
             mean = GaussianLayers(self.network, sd=1.0).draw(1, self.generator).detach()[0]
         else:
             before, mean = self.belief, self.belief[0]
-        mean = mean.clone().requires_grad_(True)
-        raw = torch.full((size,), -4.0).requires_grad_(True)  # softplus(-4) = 0.018
-        optimiser = torch.optim.Adam([mean, raw], lr=1e-2)
-        for _ in range(self.experiment.n_steps):
-            sd = softplus(raw)
-            z = mean + sd * torch.randn(n_draws, size, generator=self.generator)
-            fit = self.likelihood.log_prob(self.network(z, x), y).sum(-1).mean()
-            loss = kl_normal(mean, sd, *before) - fit
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-        self.belief = mean.detach(), softplus(raw).detach()
+        self.belief = fit_normal(
+            self.network, self.likelihood, x, y, before=before, mean=mean, n_steps=self.experiment.n_steps,
+            generator=self.generator,
+        )  # fmt: skip
         draws = self.belief[0] + self.belief[1] * torch.randn(100, size, generator=self.generator)
         return TaskReport(self._accuracy(draws))
 
@@ -266,12 +257,6 @@ class _Run:
                     chosen = outputs.softmax(-1).mean(0).argmax(-1)
                 found.append(float((chosen.numpy() == y).mean()))
         return np.array(found)
-
-
-def kl_normal(mean: Tensor, sd: Tensor, other_mean: Tensor, other_sd: Tensor) -> Tensor:
-    """KL divergence of factorised normals, summed."""
-    ratio = (sd / other_sd).square()
-    return 0.5 * (ratio + ((mean - other_mean) / other_sd).square() - 1 - ratio.log()).sum()
 
 
 def _rows(X: NDArray[np.float64]) -> Tensor:

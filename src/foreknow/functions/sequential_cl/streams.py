@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +26,30 @@ _SDS = (
     ((0.08, 0.16), (0.16, 0.08), (0.06, 0.16), (0.24, 0.05), (0.05, 0.22)),
 )
 STREAMS = ("gaussians", "circle")
+_FAR = 10.0  # standardised by the first task alone, a later value may be far out
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Centre and spread of the first task's rows, all that is known when a stream begins.
+
+    Args:
+        shift, spread: of each column of flat rows (n, d), or one of all pixels of images.
+    """
+
+    shift: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, X: NDArray[Any]) -> Self:
+        axes = tuple(range(X.ndim)) if X.ndim > 2 else (0,)
+        rows = X.astype(np.float64)
+        shift, spread = rows.mean(axis=axes), rows.std(axis=axes)
+        spread = np.where(spread > 1e-12 * np.abs(shift), spread, 1.0)
+        return cls(shift, np.where(spread > 0, spread, 1.0))
+
+    def __call__(self, X: NDArray[Any]) -> NDArray[np.float64]:
+        return np.asarray(np.clip((X.astype(np.float64) - self.shift) / self.spread, -_FAR, _FAR))
 
 
 def toy_stream(name: str = "gaussians", *, n_tasks: int = 5, n_rows: int = 2000, random_state: int = 0) -> list[Task]:
@@ -75,16 +100,34 @@ def read_tasks(owner: str, tasks: object, n_rows: int) -> tuple[NDArray[np.int64
     return codes.astype(np.int64), list(names.tolist())
 
 
+def as_codes(owner: str, y: object, n_rows: int, n_classes: int | None = None) -> NDArray[np.int64]:
+    """Class codes, one a row.
+
+    Raises:
+        InputError: other than whole numbers from 0 (to `n_classes` - 1), or not one a row.
+    """
+    codes = np.asarray(y)
+    span = "0, 1, 2, ..." if n_classes is None else f"0..{n_classes - 1}"
+    whole = codes.shape == (n_rows,) and n_rows > 0 and codes.dtype.kind in "iub"
+    if not whole or int(codes.min()) < 0 or (n_classes is not None and int(codes.max()) >= n_classes):
+        raise InputError(
+            f"{owner}: y must hold one code {span} a row, as whole numbers; got shape {codes.shape} of {codes.dtype} "
+            f"for {n_rows} rows.",
+            hint="np.unique(y, return_inverse=True)[1] gives codes of any labels.",
+        )
+    return codes.astype(np.int64)
+
+
 def as_tasks(tasks: Sequence[Task]) -> list[Task]:
     """A user's stream, checked: rows (n, d) and codes (n,) of every task."""
     found = []
     for number, task in enumerate(tasks):
         if not isinstance(task, tuple | list) or len(task) != 2:
             raise ConfigError(f"task {number} must be a pair (X, y), got {type(task).__name__}.")
-        X, y = np.asarray(task[0], dtype=np.float64), np.asarray(task[1])
-        if X.ndim != 2 or y.shape != (len(X),) or not len(X) or not np.isfinite(X).all():
-            raise InputError(f"task {number}: X must be finite (n, d), y (n,); got {X.shape} and {y.shape}.")
-        found.append((X, y.astype(np.int64)))
+        X = np.asarray(task[0], dtype=np.float64)
+        if X.ndim != 2 or not len(X) or not np.isfinite(X).all():
+            raise InputError(f"task {number}: X must be finite (n, d), got {X.shape}.")
+        found.append((X, as_codes(f"task {number}", task[1], len(X))))
     if not found:
         raise InputError("there is no task.")
     return found

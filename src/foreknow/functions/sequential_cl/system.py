@@ -29,14 +29,13 @@ from foreknow.functions.sequential_cl.prototypes import (
     Prototypes,
     make_encoder,
 )
-from foreknow.functions.sequential_cl.streams import read_tasks, split_by_class
+from foreknow.functions.sequential_cl.streams import Scale, read_tasks, split_by_class
 
 TRAINING: dict[str, ProtoSettings] = {
     "quick": ProtoSettings(n_epochs=4, hidden=(32, 16), memory=50),
     "small": ProtoSettings(),
     "paper": ProtoSettings(n_epochs=50, lr=1e-4, memory=1000, hidden=(256, 128), dropout=0.1),
 }
-_FAR = 10.0  # standardised by the first task alone, a later value may be far out
 
 
 @register(CARD)
@@ -48,7 +47,8 @@ class ProtoCL(System):
     ones. Of use where old rows cannot all be kept. Where they can, train on everything at once instead.
 
     Args:
-        prior: a `PrototypePrior`, "paper", "off" (a softmax head) or "wrong" (prototypes believed to be all at 0).
+        prior: a `PrototypePrior`, "paper", "off" (a softmax head) or "wrong" (prototypes believed to be all at 0, so
+            firmly that no scale of the encoder undoes it).
         preset: of training: "quick", "small" or "paper" (split MNIST).
         training: a `ProtoSettings` that replaces the preset's.
         classes_per_task: how `fit` splits the classes, in their order, where it is given no tasks.
@@ -101,7 +101,7 @@ class ProtoCL(System):
         return PrototypePrior()
 
     def _wrong_prior(self) -> PrototypePrior:
-        return PrototypePrior(precision=1e4)
+        return PrototypePrior(precision=1e8)  # a milder one only sets the encoder's scale
 
     def _read_X(self, X: object, *, fitting: bool) -> Any:
         return as_array("ProtoCL", X, axes=(2, 3, 4))
@@ -123,11 +123,7 @@ class ProtoCL(System):
             number, self.task_names_ = read_tasks("ProtoCL", tasks, len(X))
         self._own_encoder = encoder is not None
         settings = self.training or TRAINING[self.preset]
-        axes = tuple(range(X.ndim)) if X.ndim > 2 else (0,)
-        first = X[number == 0].astype(np.float64)  # of the first task only: later ones are not known yet
-        self._shift, spread = first.mean(axis=axes), first.std(axis=axes)
-        self._scale = np.where(spread > 1e-12 * np.abs(self._shift), spread, 1.0)
-        self._scale = np.where(self._scale > 0, self._scale, 1.0)
+        self._scale = Scale.of(X[number == 0])  # of the first task only: later ones are not known yet
         n_in = int(math.prod(X.shape[1:]))
         made = (
             encoder if encoder is not None else make_encoder(n_in, settings.hidden, settings.dropout, seed=self.seed_)
@@ -144,13 +140,13 @@ class ProtoCL(System):
             def told(epoch: int, done: int = done) -> None:
                 self._tell(done + epoch, total, "training")
 
-            self.learner_.fit_task(self._inputs(X[own]), codes[own], told=told)
-            self.learner_.measure([(self._inputs(rows), labels) for rows, labels in measured])
+            self.learner_.fit_task(self._scale(X[own]), codes[own], told=told)
+            self.learner_.measure([(self._scale(rows), labels) for rows, labels in measured])
         self.n_tasks_ = n_tasks
         self.accuracy_matrix_ = np.array(self.learner_.accuracy_matrix_)
 
     def _predict_dist(self, X: NDArray[Any]) -> Predictive:
-        return Categorical(self.learner_.log_joint(self._inputs(X)).double())
+        return Categorical(self.learner_.log_joint(self._scale(X)).double())
 
     def _state(self) -> State:
         if self._own_encoder:
@@ -163,7 +159,7 @@ class ProtoCL(System):
             tensors |= {"head.weight": learner.head[0], "head.bias": learner.head[1]}
         for name in ("weighted", "precision", "concentration"):
             tensors[name] = getattr(learner.prototypes, name)
-        tensors |= {"shift": torch.as_tensor(self._shift), "scale": torch.as_tensor(self._scale)}
+        tensors |= {"shift": torch.as_tensor(self._scale.shift), "scale": torch.as_tensor(self._scale.spread)}
         tensors |= {"seen": torch.as_tensor(learner.seen), "accuracy": torch.as_tensor(self.accuracy_matrix_)}
         return State(tensors, {"noise": learner.noise}, contains_rows=False)
 
@@ -186,7 +182,7 @@ class ProtoCL(System):
         self.learner_, self._own_encoder, self.task_names_ = learner, False, None
         self.accuracy_matrix_ = tensors["accuracy"].numpy()
         self.n_tasks_ = len(self.accuracy_matrix_)
-        self._shift, self._scale = tensors["shift"].numpy(), tensors["scale"].numpy()
+        self._scale = Scale(tensors["shift"].numpy(), tensors["scale"].numpy())
 
     def pictures(self) -> Mapping[str, Picture]:
         """Accuracy of every task after every task."""
@@ -220,7 +216,12 @@ class ProtoCL(System):
         return {"digits in five tasks": (digits.data, digits.target)}
 
     def plain_baselines(self) -> Mapping[str, Callable[[int], Any]]:
-        """The same encoder and steps with all rows at once, and nearest class means with replay."""
+        """The same encoder and steps with all rows at once, nearest class means with replay, and streaming LDA.
+
+        The last keeps no row: class means and one covariance, on random ReLU features.
+        """
+        from foreknow.functions.sequential_cl.streaming import StreamingLDA
+
         training = self.training or TRAINING[self.preset]
         return {
             "nearest mean, replay": lambda seed: ProtoCL(
@@ -228,6 +229,9 @@ class ProtoCL(System):
             ),
             "all rows at once, softmax": lambda seed: ProtoCL(
                 "off", training=training, classes_per_task=10**6, random_state=seed
+            ),
+            "streaming LDA, frozen features": lambda seed: StreamingLDA(
+                classes_per_task=self.classes_per_task, random_state=seed
             ),
         }
 
@@ -239,10 +243,6 @@ class ProtoCL(System):
         return prove(preset=preset, seeds=seeds, progress=progress)
 
     # Own machinery -----------------------------------------------------------------------------------------
-
-    def _inputs(self, X: NDArray[Any]) -> NDArray[np.float64]:
-        scaled = (X.astype(np.float64) - self._shift) / self._scale
-        return np.asarray(np.clip(scaled, -_FAR, _FAR))
 
     def _measured(
         self, X: NDArray[Any], codes: NDArray[np.int64], number: NDArray[np.int64], test: Any, n_tasks: int
