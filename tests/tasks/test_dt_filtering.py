@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Normal
 
 from foreknow.common.errors import ConfigError, ForeknowWarning, InputError
 from foreknow.common.rng import torch_stream
@@ -26,8 +27,13 @@ from foreknow.tasks.distribution_transformer.baselines import (
     range_sensors,
 )
 from foreknow.tasks.distribution_transformer.filtering import fit_mixture, without_light
-from foreknow.tasks.distribution_transformer.observing import RangeBearing, RangeFinder, Volatility
+from foreknow.tasks.distribution_transformer.observing import GPData, RangeBearing, RangeFinder, TwoLevel, Volatility
+from foreknow.tasks.distribution_transformer.oracles import GPPosterior, GridPosterior
+from foreknow.tasks.distribution_transformer.presets import EXPERIMENTS
+from foreknow.tasks.distribution_transformer.proof import conjugate, others
+from foreknow.tasks.distribution_transformer.proof.common import mean_claim
 from foreknow.tasks.distribution_transformer.proof.filters import simulate, start_belief, swing
+from foreknow.tasks.distribution_transformer.proof.programs import WHAT
 from foreknow.tasks.distribution_transformer.volatility import (
     StochasticVolatility,
     filter_returns,
@@ -406,3 +412,43 @@ def test_the_whole_proof_in_quick():
     assert [claim.name[0] for claim in evidence.claims][:6] == ["V", "V", "V", "M", "F", "F"]
     assert {row["proof"] for row in evidence.arms} == set("VMFQGBS") and told
     assert all(math.isfinite(claim.measured) for claim in evidence.claims)
+    assert {row["arm"] for row in evidence.arms if row["proof"] == "B"} >= {"extended Kalman", "unscented Kalman"}
+    for letter in "VQG":
+        few = {row["arm"]: row for row in evidence.arms if row["proof"] == letter and row.get("what") == WHAT}
+        assert set(few) == {"ours", "SVI", "NUTS"}
+        for row in few.values():
+            assert math.isfinite(row["kl"]) and math.isfinite(row["log_density"]) and row["ms_a_task"] > 0
+    for letter in "VMQG":
+        assert any(row["proof"] == letter and row.get("what") == "milliseconds" for row in evidence.arms)
+    for letter in "FBS":
+        alone = [row for row in evidence.arms if row["proof"] == letter and row.get("what") == "one series alone"]
+        assert [row["arm"] for row in alone] == ["ours", "particles, 100"]
+    assert sum("series side by side" in claim.name for claim in evidence.claims) == 3
+
+
+def test_claims_that_hold_but_are_not_settled_say_so():
+    unsettled = mean_claim("a mean", [np.array([1.0, -1.2]), np.array([-0.9, 2.0])], low=0.0)
+    assert unsettled.verdict == "held" and "1 of 2 seeds" in unsettled.note
+    assert mean_claim("a mean", [np.array([1.0, 1.2])], low=0.0).note == ""
+    assert mean_claim("a mean", [np.array([-1.0, -1.2])], low=0.0).note == ""
+
+
+def test_programs_have_the_posteriors_of_the_oracles():
+    """What SVI and NUTS are given differs from the exact log density by a constant."""
+    tasks = conjugate.tasks_of("quantum", TwoLevel(10), 3, 1000)
+    family = EXPERIMENTS["quantum"].meta.family
+    seen = {name: value.double() for name, value in tasks.tokens.items()}
+    grid = GridPosterior.of(family, tasks.exact, TwoLevel(10), seen)
+    question = others._quantum_question(family, tasks, grid, 1)
+    gap = [float(question.log_density(question.t[j : j + 1]) - question.log_exact[j]) for j in (200, 400, 600)]
+    assert gap == pytest.approx([gap[0]] * 3, abs=1e-6) and float(question.weights.sum()) == pytest.approx(1, abs=1e-3)
+    model = GPData(10)
+    tasks = conjugate.tasks_of("gp", model, 3, 1000)
+    exact = GPPosterior(model, tasks.exact, {name: value.double() for name, value in tasks.tokens.items()})
+    question = others._function_question(model, tasks, exact, 1, 0)
+    gap = []
+    for y, j in ((0.1, 100), (-0.4, 150), (0.7, 200)):
+        length = exact.log_lengths[j]
+        both = exact.log_weights[:, 1][j] + Normal(exact.means[j, 1], exact.sds[j, 1]).log_prob(torch.tensor(y))
+        gap.append(float(question.log_density(torch.stack([torch.tensor(y).double(), length[1]])) - both))
+    assert gap == pytest.approx([gap[0]] * 3, abs=1e-5)

@@ -56,8 +56,8 @@ CARD = Card(
         "concentration.",
         "Where a closed form or a Gaussian-sum filter exists it is better than the network; for one number, weighing a "
         "thousand draws of the prior is about as good.",
-        "The time that it saves is that of many questions or series side by side: for one series a filter of ten "
-        "thousand particles takes fewer milliseconds a step.",
+        "The time that it saves is that of many questions or series side by side: for one series of one number "
+        "a filter of ten thousand particles takes fewer milliseconds a step.",
         "More observations at once than in training give wrong posteriors, with a warning; several updates do not.",
         "A posterior is a mixture of a few normals of the state, its logarithm or its log odds.",
         "Repeated updates accumulate errors; two hundred steps are tested for ranges and volatility.",

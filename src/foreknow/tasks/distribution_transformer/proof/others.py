@@ -56,7 +56,7 @@ _WHY_FILTERS = (
     "exact answer here, see ten thousand in the records. The error of the network adds up over the steps."
 )
 _PLANE_REST = (6.0, 4.0)
-_GATE = 3.0
+_GATE = 4.0  # the best of 2.5, 3, 4 and none for the extended filter on seeds 1000 to 1002
 _PULL, _DRAG, _PUSH = 0.02, 0.1, 0.2
 _STAY, _SHAKE = (0.98, 0.95), (0.2, 0.25)
 
