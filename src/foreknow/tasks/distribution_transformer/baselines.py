@@ -314,7 +314,7 @@ def nuts(log_density: LogDensity, start: Tensor, *, budget: ProgramBudget, seed:
         warnings.simplefilter("ignore")
         kernel = infer.NUTS(potential_fn=lambda values: -log_density(values["t"]))
         chain = infer.MCMC(
-            kernel, budget.draws, warmup_steps=budget.warmup, initial_params={"t": start[None].clone()},
+            kernel, budget.draws, warmup_steps=budget.warmup, initial_params={"t": start.clone()},
             disable_progbar=True, num_chains=1,
         )  # fmt: skip
         chain.run()
