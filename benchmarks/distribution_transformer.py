@@ -13,13 +13,13 @@ import torch
 
 from foreknow.common.deps import available
 from foreknow.core.evidence import n_cores
-from foreknow.tasks.distribution_transformer.proof import conjugate, filters
+from foreknow.tasks.distribution_transformer.proof import conjugate, filters, programs
 from foreknow.tasks.distribution_transformer.proof.common import SIZES
 
 
-def mean_of(rows, arm, key):
-    """Over the records of the main tasks; those with a `what` are of others."""
-    found = [row[key] for row in rows if row.get("arm") == arm and key in row and "what" not in row]
+def mean_of(rows, arm, key, what=None):
+    """Over the records of the main tasks, or of those with a `what`."""
+    found = [row[key] for row in rows if row.get("arm") == arm and key in row and row.get("what") == what]
     return float(np.mean(found)) if found else float("nan")
 
 
@@ -32,9 +32,9 @@ def one_update(sizes) -> None:
     print(f"{'matched log-normal':<34} KL {mean_of(rows, 'matched log-normal', 'kl'):.4f} nat")
     for arm in ("SVI", "NUTS"):
         if available("pyro"):
-            seconds = mean_of(rows, arm, "seconds_a_task")
-            ratio = 1000 * seconds / single
-            print(f"{arm:<34} KL {mean_of(rows, arm, 'kl'):.4f} nat, {seconds:.2f} s, {ratio:,.0f} times ours")
+            ms = mean_of(rows, arm, "ms_a_task", programs.WHAT)
+            kl, ours = (mean_of(rows, name, "kl", programs.WHAT) for name in (arm, "ours"))
+            print(f"{arm:<34} KL {kl:.4f} nat (ours there {ours:.4f}), {ms:.0f} ms, {ms / single:,.0f} times ours")
     ms = mean_of(rows, "importance sampling, 1000 draws", "ms_a_task")
     kl = mean_of(rows, "importance sampling, 1000 draws", "kl")
     print(

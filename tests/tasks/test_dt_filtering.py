@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Normal
 
-from foreknow.common.errors import ConfigError, InputError
+from foreknow.common.errors import ConfigError, ForeknowWarning, InputError
 from foreknow.common.rng import torch_stream
 from foreknow.core.predictive import MultivariateMixture
 from foreknow.tasks import (
@@ -18,10 +19,21 @@ from foreknow.tasks import (
     LinearMotion,
     NonlinearMotion,
 )
-from foreknow.tasks.distribution_transformer.baselines import GaussianSumFilter, KalmanRange, ParticleFilter
+from foreknow.tasks.distribution_transformer.baselines import (
+    GaussianSumFilter,
+    KalmanTracker,
+    ParticleFilter,
+    plane_sensors,
+    range_sensors,
+)
 from foreknow.tasks.distribution_transformer.filtering import fit_mixture, without_light
-from foreknow.tasks.distribution_transformer.observing import RangeFinder, Volatility
+from foreknow.tasks.distribution_transformer.observing import GPData, RangeBearing, RangeFinder, TwoLevel, Volatility
+from foreknow.tasks.distribution_transformer.oracles import GPPosterior, GridPosterior
+from foreknow.tasks.distribution_transformer.presets import EXPERIMENTS
+from foreknow.tasks.distribution_transformer.proof import conjugate, others
+from foreknow.tasks.distribution_transformer.proof.common import mean_claim
 from foreknow.tasks.distribution_transformer.proof.filters import simulate, start_belief, swing
+from foreknow.tasks.distribution_transformer.proof.programs import WHAT
 from foreknow.tasks.distribution_transformer.volatility import (
     StochasticVolatility,
     filter_returns,
@@ -91,6 +103,23 @@ def test_side_by_side_is_one_by_one(ranges):
         parts = [flt.step(value) for flt, value in zip(alone, z)]
         for i, part in enumerate(parts):
             assert torch.allclose(whole.means[i], part.means, atol=1e-3)
+
+
+def test_a_series_that_sees_nothing_keeps_its_light_components(ranges):
+    motion = LinearMotion(A, Q)
+    weights = [0.998, 0.001, 0.0005, 0.0005]
+    one = Belief.mixture(weights, [[9.0, 0.0], [11.0, 0.5], [12.0, 0.0], [8.0, 0.0]], [[[1.0, 0.2], [0.2, 0.3]]] * 4)
+    batch = MultivariateMixture(*(t.expand(2, *t.shape) for t in one.as_mixture()._tensors()))
+    after = DTFilter(ranges, motion, start=batch).step([math.nan, 9.5])
+    alone = DTFilter(ranges, motion, start=one).step(None)
+    assert torch.allclose(after.log_weights[0].exp(), torch.tensor(weights).double(), atol=1e-6)
+    assert torch.allclose(after.means[0], alone.means) and float(after.log_weights[1].exp().min()) > 3e-3
+
+
+def test_more_tokens_than_in_training_warn_in_filters_too(ranges):
+    flt = DTFilter(ranges, LinearMotion(A, Q), start=START)
+    with pytest.warns(ForeknowWarning, match="2 tokens of channel 'range'"):
+        flt.step([9.5, 9.7])
 
 
 def test_two_hundred_steps_stay_on_the_track(ranges):
@@ -213,8 +242,28 @@ def test_kalman_filters_follow_clean_ranges(kind):
     motion = LinearMotion([[1.0, 1.0], [-0.02, 0.9]], [[1e-4, 0.0], [0.0, 0.04]])
     states, seen = simulate(motion, finder, start_belief(1), 30, seed=0)
     distances = np.array([float(z["range"]) for z in seen])
-    mean, _ = KalmanRange(motion, finder, kind).run(np.array([10.0, 0.0]), np.diag([9.0, 0.25]), distances)
+    flt = KalmanTracker(motion, range_sensors(finder, 4.0), kind)
+    mean, _ = flt.run(np.array([10.0, 0.0]), np.diag([9.0, 0.25]), {"range": distances})
     assert np.abs(mean[5:, 0] - states[5:, 0, 0].numpy()).mean() < 0.5
+
+
+@pytest.mark.parametrize("kind", ["extended", "unscented"])
+def test_kalman_filters_turn_corners_in_the_plane(kind):
+    """Bearings wrap behind the sensor; one reading is far off and left out, some are missing."""
+    pytest.importorskip("filterpy")
+    sensors = plane_sensors(RangeBearing(), 3.0)
+    motion = LinearMotion(np.eye(4) + np.eye(4, k=2), 1e-4 * np.eye(4))
+    truth = np.array([[-6.0, 1.0 - 0.25 * t] for t in range(1, 13)])  # the angle goes from below pi to above -pi
+    seen = {"range": np.hypot(*truth.T), "bearing": np.arctan2(truth[:, 1], truth[:, 0])}
+    seen["range"][6], seen["range"][3], seen["bearing"][8] = 25.0, math.nan, math.nan
+    start = np.array([-6.0, 1.0, 0.0, -0.25]), np.diag([0.5, 0.5, 0.02, 0.02])
+    mean, cov = KalmanTracker(motion, sensors, kind).run(*start, seen)
+    assert np.abs(mean[:, :2] - truth).max() < 0.3
+    assert np.isfinite(cov).all() and (np.linalg.eigvalsh(cov) > 0).all()
+    state = np.array([3.0, -2.0, 0.0, 0.0])
+    for sensor in sensors.values():
+        slope = [(sensor.off(state + h, 0.1) - sensor.off(state - h, 0.1)) / 2e-5 for h in 1e-5 * np.eye(4)]
+        assert np.allclose(sensor.jacobian(state), slope, atol=1e-6)
 
 
 # Volatility -------------------------------------------------------------------------------------------------
@@ -304,10 +353,16 @@ def test_a_file_of_returns_or_prices(returns, tmp_path):
     again = returns.apply_files([file], tmp_path, {"kind": "prices", "persistence": "0.95", "sd": "0.3"})
     assert again.record["n_returns"] == 119 and again.record["persistence"] == 0.95
     json.dumps(again.record)
+    early = returns.apply_files([file], tmp_path, {"kind": "prices", "first": "60"})
+    assert (
+        early.record["level"] == StochasticVolatility.estimate(np.array([np.nan, *np.diff(np.log(prices[:60]))])).level
+    )
+    assert "the first 60" in early.pictures["volatility"].title and "all days" in again.pictures["volatility"].title
     bad = {
         "as prices are": {},
         "kind must be": {"kind": "cents"},
         "no column": {"column": "open"},
+        "whole number": {"first": "40.5", "kind": "prices"},
         "greater than 0": {"sd": "-1", "kind": "prices"},
         "unknown option": {"speed": "1"},
     }
@@ -357,3 +412,43 @@ def test_the_whole_proof_in_quick():
     assert [claim.name[0] for claim in evidence.claims][:6] == ["V", "V", "V", "M", "F", "F"]
     assert {row["proof"] for row in evidence.arms} == set("VMFQGBS") and told
     assert all(math.isfinite(claim.measured) for claim in evidence.claims)
+    assert {row["arm"] for row in evidence.arms if row["proof"] == "B"} >= {"extended Kalman", "unscented Kalman"}
+    for letter in "VQG":
+        few = {row["arm"]: row for row in evidence.arms if row["proof"] == letter and row.get("what") == WHAT}
+        assert set(few) == {"ours", "SVI", "NUTS"}
+        for row in few.values():
+            assert math.isfinite(row["kl"]) and math.isfinite(row["log_density"]) and row["ms_a_task"] > 0
+    for letter in "VMQG":
+        assert any(row["proof"] == letter and row.get("what") == "milliseconds" for row in evidence.arms)
+    for letter in "FBS":
+        alone = [row for row in evidence.arms if row["proof"] == letter and row.get("what") == "one series alone"]
+        assert [row["arm"] for row in alone] == ["ours", "particles, 100"]
+    assert sum("series side by side" in claim.name for claim in evidence.claims) == 3
+
+
+def test_claims_that_hold_but_are_not_settled_say_so():
+    unsettled = mean_claim("a mean", [np.array([1.0, -1.2]), np.array([-0.9, 2.0])], low=0.0)
+    assert unsettled.verdict == "held" and "1 of 2 seeds" in unsettled.note
+    assert mean_claim("a mean", [np.array([1.0, 1.2])], low=0.0).note == ""
+    assert mean_claim("a mean", [np.array([-1.0, -1.2])], low=0.0).note == ""
+
+
+def test_programs_have_the_posteriors_of_the_oracles():
+    """What SVI and NUTS are given differs from the exact log density by a constant."""
+    tasks = conjugate.tasks_of("quantum", TwoLevel(10), 3, 1000)
+    family = EXPERIMENTS["quantum"].meta.family
+    seen = {name: value.double() for name, value in tasks.tokens.items()}
+    grid = GridPosterior.of(family, tasks.exact, TwoLevel(10), seen)
+    question = others._quantum_question(family, tasks, grid, 1)
+    gap = [float(question.log_density(question.t[j : j + 1]) - question.log_exact[j]) for j in (200, 400, 600)]
+    assert gap == pytest.approx([gap[0]] * 3, abs=1e-6) and float(question.weights.sum()) == pytest.approx(1, abs=1e-3)
+    model = GPData(10)
+    tasks = conjugate.tasks_of("gp", model, 3, 1000)
+    exact = GPPosterior(model, tasks.exact, {name: value.double() for name, value in tasks.tokens.items()})
+    question = others._function_question(model, tasks, exact, 1, 0)
+    gap = []
+    for y, j in ((0.1, 100), (-0.4, 150), (0.7, 200)):
+        length = exact.log_lengths[j]
+        both = exact.log_weights[:, 1][j] + Normal(exact.means[j, 1], exact.sds[j, 1]).log_prob(torch.tensor(y))
+        gap.append(float(question.log_density(torch.stack([torch.tensor(y).double(), length[1]])) - both))
+    assert gap == pytest.approx([gap[0]] * 3, abs=1e-5)

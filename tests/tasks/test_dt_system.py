@@ -15,6 +15,7 @@ from foreknow.core.records import record
 from foreknow.core.source import Sample
 from foreknow.tasks import Belief, DistributionSettings, DistributionTransformer, Hyper, MetaPrior, ParametricMeta
 from foreknow.tasks.distribution_transformer.families import FAMILIES
+from foreknow.tasks.distribution_transformer.observing import NormalVariance
 from foreknow.tasks.distribution_transformer.presets import ARMS, EXPERIMENTS, SHIPPED, shipped_name, shipped_network
 from foreknow.tasks.distribution_transformer.sources import VarianceSource
 
@@ -91,6 +92,23 @@ def test_batches_agree_with_single_questions(line):
     assert whole.batch_shape == (3,) and whole[1].batch_shape == ()
 
 
+def test_one_number_for_each_of_a_batch(variance, line):
+    """(b, 1) is one token of each question, not b tokens of every one."""
+    z = np.array([0.1, 2.0, -1.0])
+    batch = Belief.inverse_gamma([2.0, 1.0, 0.5], [1.0, 1.0, 3.0])
+    whole = variance.update(batch, z=z[:, None]).as_mixture()
+    for i in range(3):
+        one = variance.update(batch[i], z=z[i : i + 1]).as_mixture()
+        assert torch.allclose(whole.means[i], one.means, atol=1e-5)
+    four = line._as_belief(PRIOR, line.trained_)
+    both = line.update(Belief(four.family, four.params.expand(3, -1)), z_1=z[:, None], z_2=z[:, None, None])
+    assert torch.allclose(both[2].as_mixture().mean(), line.update(PRIOR, z_1=[-1.0], z_2=[-1.0]).as_mixture().mean())
+    shared = variance.update(batch, z=[0.1, 0.4])  # numbers without a batch axis are shown to all
+    assert torch.allclose(shared[1].as_mixture().means, variance.update(batch[1], z=[0.1, 0.4]).as_mixture().means)
+    with pytest.raises(InputError, match="batch axis"):
+        variance.update(batch, z=np.ones((2, 1)))
+
+
 def test_posteriors_feed_back(line):
     belief = line.update(PRIOR, z_1=[0.4])
     again = line.update(belief, z_1=[0.5])
@@ -103,6 +121,7 @@ def test_posteriors_feed_back(line):
 def test_more_observations_than_in_training_warn(variance):
     with pytest.warns(ForeknowWarning, match="9 tokens of channel 'z'"):
         variance.update(Belief.inverse_gamma(2.0, 1.0), z=np.ones(9))
+    variance.update(Belief.inverse_gamma(2.0, 1.0), z=[*np.ones(8), math.nan])  # what is missing does not count
 
 
 @pytest.mark.parametrize(
@@ -135,6 +154,10 @@ def test_unknown_channels_and_settings_are_refused(variance, tmp_path):
             DistributionTransformer(**settings).fit(None)
     with pytest.raises(InputError, match="observation model"):
         DistributionTransformer(settings=TINY, weights="fit").fit(np.ones((3, 2)))
+    path = str(variance.save_network(tmp_path / "net.safetensors"))
+    for weights in ("shipped", "arm", path):
+        with pytest.raises(ConfigError, match="would be ignored"):
+            DistributionTransformer(weights=weights).fit(NormalVariance(3))
     with pytest.raises(NotFittedError):
         DistributionTransformer(weights="fit", settings=TINY).update(Belief.inverse_gamma(1.0, 1.0), z=[1.0])
 
@@ -211,6 +234,12 @@ def test_prices_are_of_observations(variance):
     plain = {name: make(0).fit(None) for name, make in variance.plain_baselines().items()}
     found = {name: variance.losses(model, small.test)["negative log density"] for name, model in plain.items()}
     assert found["conjugate posterior"] <= min(found.values()) + 0.05
+    sampled = plain["importance sampling, 1000 draws"].log_prob(small.test.X, torch.as_tensor(small.test.y))
+    exact = plain["conjugate posterior"].log_prob(small.test.X, torch.as_tensor(small.test.y))
+    assert float((sampled - exact).abs().median()) < 0.2  # a log-normal is farther off
+    far = torch.full((20,), 1e12, dtype=torch.float64)
+    prior = Belief.inverse_gamma(small.test.X[:, 0], small.test.X[:, 1]).log_prob(far)
+    assert (plain["importance sampling, 1000 draws"].log_prob(small.test.X, far) > prior + math.log(1e-3) - 1e-6).all()
     assert all(math.isfinite(value) for value in found.values())
     assert isinstance(large.test, Sample) and "observations" in str(source.describe())
 

@@ -18,13 +18,14 @@ from foreknow.common.deps import require
 from foreknow.common.rng import seed_of, torch_stream
 from foreknow.core.predictive import Empirical, Gaussian, MultivariateMixture
 from foreknow.tasks.distribution_transformer.families import Family
-from foreknow.tasks.distribution_transformer.filtering import Motion
-from foreknow.tasks.distribution_transformer.observing import HasLikelihood, Observations, RangeFinder
+from foreknow.tasks.distribution_transformer.filtering import LinearMotion, Motion
+from foreknow.tasks.distribution_transformer.observing import HasLikelihood, Observations, RangeBearing, RangeFinder
 from foreknow.tasks.distribution_transformer.oracles import range_posterior
 from foreknow.tasks.distribution_transformer.supports import from_real
 
 Floats = NDArray[np.float64]
 _LOG_2PI = math.log(2 * math.pi)
+_SHARE_OF_PRIOR = 1e-3
 
 
 def importance_sampling(
@@ -41,6 +42,14 @@ def importance_sampling(
     log_weights = model.log_likelihood(from_real(t, family.supports), observations)
     log_weights = torch.nan_to_num(log_weights, nan=-1e30, neginf=-1e30)
     return Empirical(t[..., 0], log_weights.softmax(0))
+
+
+def with_prior(log_density: Tensor, log_prior: Tensor) -> Tensor:
+    """Log density with a thousandth of what was believed at first mixed in.
+
+    Kernels on draws, or a filter that has lost its track, would otherwise pay thousands of nats for one far state.
+    """
+    return torch.logaddexp(log_density + math.log1p(-_SHARE_OF_PRIOR), log_prior + math.log(_SHARE_OF_PRIOR))
 
 
 def matched_normal(mean: Tensor, variance: Tensor) -> Gaussian:
@@ -154,46 +163,104 @@ class GaussianSumFilter:
         return after.with_components(self.n) if after.n_components > self.n else after
 
 
-class KalmanRange:
-    """filterpy's extended or unscented Kalman filter of position and velocity, which takes clutter for noise.
+@dataclass(frozen=True)
+class Sensor:
+    """A number that is seen of a state.
+
+    Args:
+        function: state (d,) -> number.
+        jacobian: state (d,) -> its derivatives (d,).
+        sd: of the noise.
+        gate: readings farther than this many standard deviations of the innovation are left out, or None.
+        is_angle: whether differences are those of angles, in radians.
+    """
+
+    function: Callable[[Floats], float]
+    jacobian: Callable[[Floats], Floats]
+    sd: float
+    gate: float | None = None
+    is_angle: bool = False
+
+    def off(self, state: Floats, z: float) -> float:
+        """What would be seen in a state, minus what was."""
+        gap = float(self.function(state)) - z
+        return math.remainder(gap, 2 * math.pi) if self.is_angle else gap
+
+
+def range_sensors(finder: RangeFinder, gate: float | None) -> dict[str, Sensor]:
+    """Of the distance to a wall; clutter is what the gate leaves out."""
+    return {"range": Sensor(lambda x: x[0], lambda x: np.eye(len(x))[0], finder.sd, gate)}
+
+
+def plane_sensors(model: RangeBearing, gate: float | None) -> dict[str, Sensor]:
+    """Of distance and angle, seen from the origin of the plane."""
+
+    def radius(x: Floats) -> float:
+        return max(math.hypot(x[0], x[1]), 1e-6)
+
+    return {
+        "range": Sensor(radius, lambda x: np.array([x[0], x[1], 0.0, 0.0]) / radius(x), model.finder.sd, gate),
+        "bearing": Sensor(
+            lambda x: math.atan2(x[1], x[0]), lambda x: np.array([-x[1], x[0], 0.0, 0.0]) / radius(x) ** 2,
+            model.bearing_sd, is_angle=True,
+        ),
+    }  # fmt: skip
+
+
+class KalmanTracker:
+    """filterpy's extended or unscented Kalman filter, one sensor after the other; a sensor's noise is that of a hit.
 
     Args:
         motion: linear.
-        finder: of the ranges; the noise is that of a hit, and readings farther than `gate` deviations are left out.
+        sensors: by name.
         kind: "extended" or "unscented".
-        gate: in standard deviations of the innovation, or None.
     """
 
-    def __init__(self, motion: Any, finder: RangeFinder, kind: str, gate: float | None = 4.0) -> None:
-        self.motion, self.finder, self.kind, self.gate = motion, finder, kind, gate
+    def __init__(self, motion: LinearMotion, sensors: Mapping[str, Sensor], kind: str) -> None:
+        self.motion, self.sensors, self.kind = motion, sensors, kind
 
-    def run(self, mean: Floats, cov: Floats, ranges: Floats) -> tuple[Floats, Floats]:
-        """Means (T, d) and covariances (T, d, d) of one series of ranges (T,), NaN where there is none."""
+    def run(self, mean: Floats, cov: Floats, seen: Mapping[str, Floats]) -> tuple[Floats, Floats]:
+        """Means (T, d) and covariances (T, d, d) of one series of readings (T,) a sensor, NaN where there is none."""
+        flt = self._filter(mean, cov)
+        means, covs = [], []
+        for t in range(len(next(iter(seen.values())))):
+            flt.predict()
+            for name, sensor in self.sensors.items():
+                z, row = float(seen[name][t]), sensor.jacobian(flt.x)
+                sd = math.sqrt(row @ flt.P @ row + sensor.sd**2)
+                if math.isfinite(z) and (sensor.gate is None or abs(sensor.off(flt.x, z)) <= sensor.gate * sd):
+                    self._update(flt, sensor, z)
+            means.append(np.array(flt.x, dtype=np.float64))
+            covs.append(np.array(flt.P, dtype=np.float64))
+        return np.stack(means), np.stack(covs)
+
+    def _filter(self, mean: Floats, cov: Floats) -> Any:
         kalman: Any = require("filterpy.kalman", "The Kalman filters to compare with")
-        a, q = self.motion.matrix.numpy(), self.motion.noise.numpy()
+        a, d = self.motion.matrix.numpy(), self.motion.n_dims
+        shift = np.zeros(d) if self.motion.shift is None else self.motion.shift.numpy()
         if self.kind == "extended":
-            flt = kalman.ExtendedKalmanFilter(dim_x=len(a), dim_z=1)
+            flt = kalman.ExtendedKalmanFilter(dim_x=d, dim_z=1)
+            flt.predict_x = lambda u: setattr(flt, "x", a @ flt.x + shift)
             flt.F = a
         else:
-            points = kalman.MerweScaledSigmaPoints(len(a), alpha=0.5, beta=2.0, kappa=0.0)
-            flt = kalman.UnscentedKalmanFilter(
-                len(a), 1, dt=1.0, hx=lambda x: x[:1], fx=lambda x, dt: a @ x, points=points
-            )
-        flt.x, flt.P, flt.Q, flt.R = mean.copy(), cov.copy(), q, np.array([[self.finder.sd**2]])
-        means, covs = [], []
-        row = np.eye(len(a))[:1]
-        for z in ranges:
-            flt.predict()
-            sd = math.sqrt(flt.P[0, 0] + self.finder.sd**2)
-            near = self.gate is None or abs(z - flt.x[0]) <= self.gate * sd
-            if np.isfinite(z) and near:
-                if self.kind == "extended":
-                    flt.update(np.array([z]), lambda x: row, lambda x: x[:1])
-                else:
-                    flt.update(np.array([z]))
-            means.append(np.asarray(flt.x, dtype=np.float64).ravel().copy())
-            covs.append(np.asarray(flt.P, dtype=np.float64).copy())
-        return np.stack(means), np.stack(covs)
+            points = kalman.MerweScaledSigmaPoints(d, alpha=0.5, beta=2.0, kappa=0.0)
+            flt = kalman.UnscentedKalmanFilter(d, 1, dt=1.0, hx=None, fx=lambda x, dt: a @ x + shift, points=points)
+        flt.x, flt.P, flt.Q = mean.copy(), cov.copy(), self.motion.noise.numpy()
+        return flt
+
+    def _update(self, flt: Any, sensor: Sensor, z: float) -> None:
+        """The reading as a difference of 0, so that angles near it do not wrap."""
+
+        def off(x: Floats) -> Floats:
+            return np.array([sensor.off(x, z)])
+
+        noise = np.array([[sensor.sd**2]])
+        if self.kind == "extended":
+            flt.update(np.zeros(1), lambda x: sensor.jacobian(x)[None], off, R=noise)
+        else:
+            flt.sigmas_f = flt.points_fn.sigma_points(flt.x, flt.P)
+            flt.update(np.zeros(1), R=noise, hx=off)
+        flt.P = 0.5 * (flt.P + flt.P.T)
 
 
 # Probabilistic programs -----------------------------------------------------------------------------------------
@@ -247,7 +314,7 @@ def nuts(log_density: LogDensity, start: Tensor, *, budget: ProgramBudget, seed:
         warnings.simplefilter("ignore")
         kernel = infer.NUTS(potential_fn=lambda values: -log_density(values["t"]))
         chain = infer.MCMC(
-            kernel, budget.draws, warmup_steps=budget.warmup, initial_params={"t": start[None].clone()},
+            kernel, budget.draws, warmup_steps=budget.warmup, initial_params={"t": start.clone()},
             disable_progbar=True, num_chains=1,
         )  # fmt: skip
         chain.run()
@@ -320,7 +387,7 @@ class LogNormalVariance(RowsOfVariance):
 
 
 class SampledVariance(RowsOfVariance):
-    """Importance sampling from the prior with 1000 draws: the log-normal with their weighted moments."""
+    """Importance sampling from the prior with 1000 draws: kernels on them, and a thousandth of the prior."""
 
     def __init__(self, seed: int, n_draws: int = 1000) -> None:
         self.seed, self.n_draws = seed, n_draws
@@ -332,11 +399,11 @@ class SampledVariance(RowsOfVariance):
 
         rows = torch.as_tensor(X)
         generator = torch_stream(seed_of(self.seed, "sampled-variance"), "draws")
+        family, t = InverseGammaFamily(), x.log()
         dist = importance_sampling(
-            InverseGammaFamily(), rows[:, :2], NormalVariance(), {"z": rows[:, 2:, None]}, self.n_draws, generator
+            family, rows[:, :2], NormalVariance(), {"z": rows[:, 2:, None]}, self.n_draws, generator
         )
-        # kernels on draws fall off so fast that one far state would decide everything; the normal does not
-        return matched_normal(dist.mean(), dist.variance().clamp(min=1e-2)).log_prob(x.log()) - x.log()
+        return with_prior(dist.log_prob(t), family.log_prob(rows[:, :2], t.unsqueeze(-1))) - t
 
 
 PLAIN_VARIANCE: Mapping[str, Callable[[int], RowsOfVariance]] = {

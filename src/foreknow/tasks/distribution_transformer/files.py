@@ -70,11 +70,15 @@ def _returns(
     options: Mapping[str, str],
     progress: ProgressCallback | None,
 ) -> Applied:
-    """Volatility of every day; options: `column`, `kind` (returns, log-returns, prices), `persistence`, `sd`."""
+    """Volatility of every day; options: `column`, `kind` (returns, log-returns, prices), `persistence`, `sd`, `first`.
+
+    The parameters are estimated on the first `first` rows, on all of them if it is not given: then the volatility of a
+    day knows its future through them.
+    """
     from foreknow.tasks.distribution_transformer.volatility import StochasticVolatility, filter_returns
 
     owner = "foreknow apply (volatility)"
-    check_known(owner, options, ("column", "kind", "persistence", "sd"), what="option")
+    check_known(owner, options, ("column", "first", "kind", "persistence", "sd"), what="option")
     name, values = _series(owner, table, options.get("column"))
     kind = check_option(owner, "kind", options.get("kind", "returns"), KINDS)
     if kind == "prices":
@@ -86,7 +90,8 @@ def _returns(
             f"{owner}: every number of {name!r} is positive, as prices are.",
             hint="Use --with kind=prices, or kind=log-returns if these are returns.",
         )
-    model = StochasticVolatility.estimate(values)
+    n_first = min(_count(owner, "first", options["first"]), len(values)) if "first" in options else len(values)
+    model = StochasticVolatility.estimate(values[:n_first])
     given = {key: _number(owner, key, options[key]) for key in ("persistence", "sd") if key in options}
     if given:
         model = StochasticVolatility(
@@ -94,6 +99,7 @@ def _returns(
         )
     found = filter_returns(system, values, model, progress=progress)
     days = np.arange(1, len(values) + 1)
+    span = "all days" if n_first == len(values) else f"the first {n_first}"
     path = out / "volatility.csv"
     rows = zip(days, values, found.low, found.median, found.high, found.log_density)
     _write(path, ("row", "return", "low", "median", "high", "log_density"), rows)
@@ -101,6 +107,7 @@ def _returns(
         "column": name,
         "kind": kind,
         "n_returns": int(np.isfinite(values).sum()),
+        "parameters_from_rows": n_first,
         "mean": model.mean,
         "level": model.level,
         "persistence": model.persistence,
@@ -113,7 +120,7 @@ def _returns(
         {"size of the return": np.abs(values - model.mean), "volatility": found.median},
         "row",
         "standard deviation of a return",
-        title=f"Volatility of {name}, given the past of each day (band: 90%)",
+        title=f"Volatility of {name}, given the past of each day and parameters from {span} (band: 90%)",
         bands={"volatility": (found.low, found.high)},
     )
     last = range(max(0, len(days) - 5), len(days))
@@ -227,6 +234,13 @@ def _number(owner: str, name: str, text: str) -> float:
     if not (np.isfinite(value) and value > 0):
         raise ConfigError(f"{owner}: {name} must be a number greater than 0, got {text!r}.")
     return value
+
+
+def _count(owner: str, name: str, text: str) -> int:
+    value = _number(owner, name, text)
+    if value != int(value):
+        raise ConfigError(f"{owner}: {name} must be a whole number, got {text!r}.")
+    return int(value)
 
 
 def _write(path: Path, head: Sequence[str], rows: Any) -> None:

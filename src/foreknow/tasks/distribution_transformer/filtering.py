@@ -21,7 +21,7 @@ from foreknow.tasks.distribution_transformer.beliefs import Belief, MixturePoste
 from foreknow.tasks.distribution_transformer.families import MixtureFamily
 from foreknow.tasks.distribution_transformer.observing import HasLikelihood, Observations
 from foreknow.tasks.distribution_transformer.supports import from_real
-from foreknow.tasks.distribution_transformer.system import DistributionTransformer
+from foreknow.tasks.distribution_transformer.system import DistributionTransformer, warn_of_more_tokens
 
 ANCHORS = ("moments", "none", "resample")
 
@@ -211,7 +211,8 @@ class DTFilter:
 
         Args:
             observation: what was seen: a number, tokens as `update` takes them, or a mapping of channels; for a batch
-                of b series (b,), (b, c) or (b, m, c). None or NaN: nothing was.
+                of b series (b,), (b, c) or (b, m, c). None or NaN: nothing was. If there are more tokens than the
+                network was trained with, call `predict` once and then `update` with a few at a time.
         """
         self.predict()
         return self.update(observation)
@@ -227,6 +228,7 @@ class DTFilter:
         tokens = self._tokens(observation)
         if not tokens:
             return self.belief
+        warn_of_more_tokens(self._trained, tokens)
         b = len(next(iter(tokens.values())))
         single = not self.belief.batch_shape
         before = (
@@ -236,7 +238,7 @@ class DTFilter:
         after = self.transformer._posterior(self._trained, params, tokens)
         if self.anchor != "none" and self.n_steps % self.every == 0:
             after = self._anchored(before, after, tokens)
-        after = without_light(after, self.least_weight)
+        after = _where(_seen(tokens), without_light(after, self.least_weight), before)
         self.belief = after[0] if single and b == 1 else after
         return self.belief
 
@@ -303,7 +305,7 @@ class DTFilter:
     ) -> MultivariateMixture:
         draws, weights = self._weighted(before, tokens)
         wrong = self._compare(after, draws, weights).wrong
-        wrong = wrong & torch.stack([(~v.isnan().any(-1)).any(-1) for v in tokens.values()]).any(0)
+        wrong = wrong & _seen(tokens)
         if not bool(wrong.any()):
             return after
         self.n_anchored += int(wrong.sum())
@@ -320,13 +322,18 @@ class DTFilter:
         better = better.with_components(after.n_components)
         if self.anchor == "resample":
             better = fit_mixture(draws, weights, better)
-        return MultivariateMixture(
-            *(
-                torch.where(wrong.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-                for new, old in zip((better.log_weights, better.means, better.scale_tril),
-                                    (after.log_weights, after.means, after.scale_tril))
-            )
-        )  # fmt: skip
+        return _where(wrong, better, after)
+
+
+def _seen(tokens: Observations) -> Tensor:
+    """Which series (b,) have a token of any channel."""
+    return torch.stack([(~value.isnan().any(-1)).any(-1) for value in tokens.values()]).any(0)
+
+
+def _where(rows: Tensor, one: MultivariateMixture, other: MultivariateMixture) -> MultivariateMixture:
+    """Mixtures (b,): `one` in rows (b,), elsewhere `other`."""
+    pairs = zip((one.log_weights, one.means, one.scale_tril), (other.log_weights, other.means, other.scale_tril))
+    return MultivariateMixture(*(torch.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b.to(a)) for a, b in pairs))
 
 
 def without_light(mix: MultivariateMixture, least: float) -> MultivariateMixture:

@@ -9,7 +9,7 @@ and exact posteriors can be asked to compare.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -370,12 +370,20 @@ class TwoLevel:
     def log_likelihood(self, state: Tensor, observations: Observations, n_noise: int = 64) -> Tensor:
         """Log likelihood, averaged over `n_noise` fixed draws of the unknown times and starts."""
         tokens = observations["measurement"]
-        generator = torch.Generator(device=tokens.device).manual_seed(0)
-        times, start, outcome = tokens[..., 0], tokens[..., 1:3], tokens[..., 3]
         total: Tensor | float = 0.0
+        for times, start in self.actual(tokens, n_noise):
+            total = total + self.chance(state, times, start) / n_noise
+        return self.log_outcomes(torch.as_tensor(total), tokens)
+
+    def actual(self, tokens: Tensor, n_noise: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
+        """The fixed draws of actual times (n, m) and starts (n, m, 2), `n_noise` times."""
+        generator = torch.Generator(device=tokens.device).manual_seed(0)
         for _ in range(n_noise):
-            total = total + self.chance(state, *self._actual(times, start, generator)) / n_noise
-        p = torch.as_tensor(total).clamp(1e-9, 1 - 1e-9)
+            yield self._actual(tokens[..., 0], tokens[..., 1:3], generator)
+
+    def log_outcomes(self, chance: Tensor, tokens: Tensor) -> Tensor:
+        """Log probability of the outcomes (..., n), given that of the first level (..., n, m)."""
+        p, outcome = chance.clamp(1e-9, 1 - 1e-9), tokens[..., 3]
         return _total(torch.where(outcome > 0.5, p.log(), (-p).log1p()) + 0 * outcome)
 
 
@@ -419,6 +427,15 @@ class GPData:
         cov = k_xx - scale.square() * k_xq[:, :, None] * k_xq[:, None, :]
         eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         return mean, torch.linalg.cholesky(cov + (self.noise**2 + 1e-8) * eye)
+
+    def log_density(self, state: Tensor, params: Tensor, observations: Observations) -> Tensor:
+        """Log density of the data (n,), given states (n, 2) and parameters (n, 4); no token may be missing."""
+        x, y = observations["data"].unbind(-1)
+        mean, factor = self._given(state, params, x, observations["query"][..., 0])
+        white = torch.linalg.solve_triangular(factor, (y - mean).unsqueeze(-1), upper=False)[..., 0]
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        density: Tensor = -0.5 * white.square().sum(-1) - log_det - 0.5 * x.shape[-1] * _LOG_2PI
+        return density
 
     def log_posterior_grid(
         self, params: Tensor, observations: Observations, lengths: Tensor

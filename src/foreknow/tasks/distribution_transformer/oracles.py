@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from foreknow.core.predictive import Gaussian, MultivariateMixture
+from foreknow.core.predictive import Gaussian, GaussianMixture, MultivariateMixture
 from foreknow.tasks.distribution_transformer.families import Family
 from foreknow.tasks.distribution_transformer.observing import (
     GPData,
@@ -200,6 +200,10 @@ class GPPosterior:
         nearest = (self.log_lengths - state[:, 1]).abs().argmin(0), torch.arange(len(state))
         density: Tensor = self.log_weights[nearest] - self.log_step
         return density + _log_normal(state[:, 0], self.means[nearest], self.sds[nearest])
+
+    def of_task(self, i: int) -> GaussianMixture:
+        """The value of one task, a component for every lengthscale of the grid."""
+        return GaussianMixture(self.log_weights[:, i], self.means[:, i], self.sds[:, i])
 
     def at_mode(self) -> Gaussian:
         """The value given the lengthscale with the most probable logarithm."""

@@ -52,10 +52,10 @@ _N_OTHERS = 512  # parameters of other tasks, of which the placebo is told one
 
 @register(CARD)
 class DistributionTransformer(System):
-    """Bayesian updates in a millisecond, where the prior is an input: give a prior and observations, get a posterior.
+    """Bayesian updates in milliseconds, where the prior is an input: give a prior and observations, get a posterior.
 
     A network is trained once on priors from a `MetaPrior` and observations from a model that you can simulate. For
-    five tasks one ships, and `update` works at once. `fit(model)` trains for your own.
+    every task below one ships, and `update` works at once. `fit(model)` trains for your own.
 
     Args:
         prior: a `MetaPrior` over the priors that will be asked for; "paper" (that of `task`), "off" (the network is
@@ -63,8 +63,9 @@ class DistributionTransformer(System):
         task: one of the published experiments: "inverse-gamma", "mixture", "quantum", "gp", "range",
             "range-bearing", "volatility", "factor-volatility".
         weights: "auto" (shipped where one ships for these settings, else "fit"), "shipped", "arm" (ships for
-            "inverse-gamma": smaller, trained equally long with and without the prior, for comparisons), "fit", or the
-            path of a file that `save_network` or `foreknow pretrain` wrote.
+            "inverse-gamma": smaller, trained equally long with and without the prior, for comparisons; "auto" takes
+            the same smaller one for "off", but a longer trained one otherwise), "fit", or the path of a file that
+            `save_network` or `foreknow pretrain` wrote.
         preset: sizes and budget of "fit": "quick", "small" or "paper".
         settings: a `DistributionSettings` in place of the preset's.
         random_state: seed of training.
@@ -111,8 +112,10 @@ class DistributionTransformer(System):
         Args:
             prior: one belief or a batch of b, of the family that the network was trained with; a posterior goes
                 through its `as_prior()`, and a mixture with more or fewer components is brought to the right number.
-            **observations: channel -> what was seen: m numbers, or tokens (m, c); for a batch (b, m, c), or (b, m)
-                where a token is one number. NaN stands for a missing token; channels may be left out.
+            **observations: channel -> what was seen: m numbers, or tokens (m, c), also for all of a batch of priors
+                alike; for each its own (b, m, c). Where a token is one number, (b, m) does for a batch of priors, and
+                for one prior if m > 1: there (m, 1) are m tokens. NaN stands for a missing token; channels may be
+                left out.
 
         Returns:
             The posterior. Where nothing was observed it is the prior itself, unchanged; in a batch of parametric
@@ -125,19 +128,13 @@ class DistributionTransformer(System):
         network = trained.network
         check_known("update", observations, tuple(network.channels), what="channel")
         belief = self._as_belief(prior, trained)
-        given = {name: _tokens(name, value, network.channels[name]) for name, value in observations.items()}
+        per_row = len(belief.batch_shape) > 0
+        given = {name: _tokens(name, value, network.channels[name], per_row) for name, value in observations.items()}
         batched = len(belief.batch_shape) > 0 or any(value.ndim == 3 for value in given.values())
         sizes = {len(value) for value in given.values() if value.ndim == 3} | set(belief.batch_shape)
         if len(belief.batch_shape) > 1 or len(sizes) > 1:
             raise InputError(f"update: the prior and the channels must agree in one batch axis, got sizes {sizes}.")
-        for name, value in given.items():
-            if value.shape[-2] > trained.slots[name]:
-                warnings.warn(
-                    f"update: {value.shape[-2]} tokens of channel {name!r} were given, the network was trained with "
-                    f"at most {trained.slots[name]}; beyond that its posteriors degrade.",
-                    ForeknowWarning,
-                    stacklevel=2,
-                )
+        warn_of_more_tokens(trained, given)
         seen = torch.stack([(~value.isnan().any(-1)).any(-1).any() for value in given.values()]) if given else None
         if seen is None or not bool(seen.any()):
             return belief
@@ -383,8 +380,14 @@ class DistributionTransformer(System):
 
     def _network(self, model: ObservationModel | None) -> Trained:
         source, meta = self._source(), self._meta()
-        own = model is None or model == preset_model("small", self.task)
-        if source == "fit" or (self.weights == "auto" and not own):
+        known = model is None or (source in ("shipped", "arm") and model == preset_model("small", self.task))
+        if not known and self.weights not in ("auto", "fit"):
+            raise ConfigError(
+                f"DistributionTransformer: weights={self.weights!r:.80} takes a network as it is, and the model given "
+                "to fit would be ignored.",
+                hint="Use weights='fit' to train for the model, or fit(None).",
+            )
+        if source == "fit" or not known:
             settings = self.settings or preset_settings(self.preset, self.task)
             seed = 0 if self.random_state is None else check_int("DistributionTransformer", "random_state",
                                                                  self.random_state, low=0)  # fmt: skip
@@ -486,13 +489,26 @@ def marginals(mix: MultivariateMixture, supports: Sequence[str]) -> Predictive:
     return base if transform is None else Transformed(base, transform)
 
 
-def _tokens(name: str, value: ArrayLike | Tensor, c: int) -> Tensor:
-    """Tokens (m, c) or (b, m, c) in double precision."""
+def warn_of_more_tokens(trained: Trained, tokens: Mapping[str, Tensor]) -> None:
+    """Warn the caller's caller where a question has more tokens (..., m, c) of a channel than those of the training."""
+    for name, value in tokens.items():
+        n = int((~value.isnan().any(-1)).sum(-1).max()) if value.numel() else 0
+        if n > trained.slots[name]:
+            warnings.warn(
+                f"{n} tokens of channel {name!r} were given, the network was trained with at most "
+                f"{trained.slots[name]}; beyond that its posteriors are wrong. Make several updates of that many each.",
+                ForeknowWarning,
+                stacklevel=3,
+            )
+
+
+def _tokens(name: str, value: ArrayLike | Tensor, c: int, per_row: bool = False) -> Tensor:
+    """Tokens (m, c) or (b, m, c) in double precision; numbers (b, m) are b rows of tokens where `per_row`."""
     try:
         array = value.double() if isinstance(value, Tensor) else torch.as_tensor(np.array(value, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise InputError(f"update: channel {name!r} must hold numbers ({error}).") from error
-    if c == 1 and (array.ndim <= 1 or array.shape[-1] != 1):
+    if c == 1 and (array.ndim <= 1 or array.shape[-1] != 1 or (per_row and array.ndim == 2)):
         array = array.unsqueeze(-1)
     if array.ndim == 1:
         array = array.unsqueeze(0)

@@ -6,9 +6,9 @@ V. Variances with inverse-gamma priors and one observation: the network against 
 M. Gaussian mixtures seen by linear sensors, against the closed form.
 F. Position and velocity from ranges with clutter, a hundred steps: the filter against particle filters, Kalman filters
    and a Gaussian-sum filter. Then daily returns of a real index, where the package `arch` is installed.
-Q. A quantum system's number, against its posterior on a grid.
-G. A value of a Gaussian process with an unknown lengthscale, against the sum over lengthscales.
-B. Position and velocity in the plane from ranges and bearings, against particle filters.
+Q. A quantum system's number, against its posterior on a grid, and on a few tasks SVI and NUTS.
+G. A value of a Gaussian process with an unknown lengthscale, against the sum over lengthscales; SVI and NUTS as in Q.
+B. Position and velocity in the plane from ranges and bearings, against particle filters and Kalman filters.
 S. Log variances of a factor and of the rest, from returns of three assets, against particle filters.
 """
 

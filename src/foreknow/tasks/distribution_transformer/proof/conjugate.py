@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from foreknow.common.deps import available
-from foreknow.common.rng import seed_of, torch_stream
+from foreknow.common.rng import torch_stream
 from foreknow.common.timing import Stopwatch
-from foreknow.core.predictive import Empirical, MultivariateMixture
-from foreknow.tasks.distribution_transformer.baselines import importance_sampling, matched_normal, nuts, svi
+from foreknow.core.predictive import MultivariateMixture
+from foreknow.tasks.distribution_transformer.baselines import importance_sampling, matched_normal, with_prior
 from foreknow.tasks.distribution_transformer.beliefs import Belief
 from foreknow.tasks.distribution_transformer.families import InverseGammaFamily, MixtureFamily
 from foreknow.tasks.distribution_transformer.observing import LinearSensors, NormalVariance
 from foreknow.tasks.distribution_transformer.oracles import inverse_gamma_posterior, sensors_posterior
 from foreknow.tasks.distribution_transformer.presets import experiment
 from foreknow.tasks.distribution_transformer.proof.common import Floats, Part, Record, Sizes, mean_claim, median_ms
+from foreknow.tasks.distribution_transformer.proof.programs import Question, beside
 from foreknow.tasks.distribution_transformer.system import DistributionTransformer
 from foreknow.tasks.distribution_transformer.training import Tasks, draw_tasks
 
@@ -82,26 +83,20 @@ def variances(sizes: Sizes, seeds: int) -> Part:
             )  # fmt: skip
         exact = _FAMILY.log_prob(after, truth.unsqueeze(-1)) - truth
         rows.append({"proof": "V", "arm": "exact", "seed": seed, "kl": 0.0, "log_density": float(exact.mean())})
-        rows.append(_sampled(tasks, after, seed, generator))
+        rows.append(_sampled(tasks, after, seed, generator, found[NAMES["on"]]))
         rows[-len(arms) - 2] |= {"coverage_90": _coverage(posterior(systems["on"], tasks), truth)}
-        rows += _programs(sizes, tasks, after, seed)
+        questions, picks = _questions(sizes, tasks, after, seed)
+        few = posterior(systems["on"], pick(tasks, picks))
+        one = milliseconds("V", systems["on"], tasks)["one_task"]
+        rows += beside("V", seed, questions, few, one, sizes.programs)
     rows += _many_observations(systems["on"], sizes) + _at_edges(systems["on"], sizes)
-    single = Belief.inverse_gamma(2.0, 1.0)
-    batch = tasks_of("inverse-gamma", NormalVariance(1), sizes.n_tasks, 0)
-    rows.append(
-        {
-            "proof": "V", "arm": NAMES["on"], "what": "milliseconds",
-            "one_task": median_ms(lambda: systems["on"].update(single, z=[0.5])),
-            "one_of_a_batch": median_ms(lambda: posterior(systems["on"], batch), 5) / sizes.n_tasks,
-        }
-    )  # fmt: skip
-    every = {name: np.concatenate(values) for name, values in divergences.items()}
+    rows.append(milliseconds("V", systems["on"], tasks_of("inverse-gamma", NormalVariance(1), sizes.n_tasks, 0)))
     claims = [
-        mean_claim("V: KL from the conjugate posterior to the network's, one observation", every[NAMES["on"]],
+        mean_claim("V: KL from the conjugate posterior to the network's, one observation", divergences[NAMES["on"]],
                    high=0.02, unit="nat"),
-        mean_claim("V: the same of a network that is told nothing of the prior", every[NAMES["off"]],
+        mean_claim("V: the same of a network that is told nothing of the prior", divergences[NAMES["off"]],
                    low=0.2, unit="nat"),
-        mean_claim("V: the same of the network that is told another task's prior", every[NAMES["wrong"]],
+        mean_claim("V: the same of the network that is told another task's prior", divergences[NAMES["wrong"]],
                    low=0.2, unit="nat"),
     ]  # fmt: skip
     far = [_WHY_FAR.format("V")] if claims[0].verdict == "failed" else []
@@ -155,8 +150,8 @@ def mixtures(sizes: Sizes, seeds: int) -> Part:
                 "log_density": float(exact.log_prob(tasks.state).mean()),
             }
         )
-    values = np.concatenate(divergences[NAMES["on"]])
-    claim = mean_claim("M: KL from the exact mixture to the network's", values, high=0.03, unit="nat")
+    rows.append(milliseconds("M", systems["on"], tasks))
+    claim = mean_claim("M: KL from the exact mixture to the network's", divergences[NAMES["on"]], high=0.03, unit="nat")
     return [claim], rows, [_WHY_FAR.format("M")] if claim.verdict == "failed" else []
 
 
@@ -177,6 +172,25 @@ def posterior(system: DistributionTransformer, tasks: Tasks) -> MultivariateMixt
     """What the network answers to tasks, of T(x)."""
     assert tasks.exact is not None
     return system._posterior(system.trained_, tasks.exact, {k: v.double() for k, v in tasks.tokens.items()})
+
+
+def pick(tasks: Tasks, rows: list[int]) -> Tasks:
+    """Those of the tasks."""
+    assert tasks.exact is not None and tasks.state is not None
+    tokens = {name: value[rows] for name, value in tasks.tokens.items()}
+    return Tasks(tasks.params[rows], tokens, tasks.target[rows], tasks.exact[rows], tasks.state[rows])
+
+
+def milliseconds(proof: str, system: DistributionTransformer, tasks: Tasks) -> Record:
+    """Of the network, for the first task alone and for one of all side by side."""
+    assert tasks.exact is not None
+    belief = Belief(system.trained_.family, tasks.exact[0])
+    seen = {name: value[0] for name, value in tasks.tokens.items()}
+    return {
+        "proof": proof, "arm": NAMES["on"], "what": "milliseconds",
+        "one_task": median_ms(lambda: system.update(belief, **seen)),
+        "one_of_a_batch": median_ms(lambda: posterior(system, tasks), 5) / len(tasks.params),
+    }  # fmt: skip
 
 
 def _mixture_density(mix: MultivariateMixture) -> LogDensity:
@@ -212,9 +226,9 @@ def _coverage(mix: MultivariateMixture, truth: Tensor) -> float:
     return float(((found > 0.05) & (found < 0.95)).double().mean())
 
 
-def _sampled(tasks: Tasks, after: Tensor, seed: int, generator: torch.Generator) -> Record:
+def _sampled(tasks: Tasks, after: Tensor, seed: int, generator: torch.Generator, ours: Floats) -> Record:
     """Importance sampling with 1000 draws: kernels on the draws, and the normal with their moments."""
-    assert tasks.exact is not None
+    assert tasks.exact is not None and tasks.state is not None
     n = min(_SAMPLED, len(after))
     with Stopwatch() as watch:
         dist = importance_sampling(
@@ -224,49 +238,46 @@ def _sampled(tasks: Tasks, after: Tensor, seed: int, generator: torch.Generator)
     normal = matched_normal(dist.mean(), variance)
     t = _FAMILY.sample(after[:n].expand(200, -1, -1), generator)
     known = _FAMILY.log_prob(after[:n].expand(200, -1, -1), t)
-    kernels = torch.cat([dist.log_prob(part[..., 0]) for part in torch.split(t, 20)])
+    truth = tasks.state[None, :n, 0]
+
+    def density(t: Tensor) -> Tensor:
+        prior = _FAMILY.log_prob(tasks.exact[:n].expand(len(t), -1, -1), t.unsqueeze(-1))  # type: ignore[index]
+        return with_prior(dist.log_prob(t), prior)
+
+    kernels = torch.cat([density(part[..., 0]) for part in torch.split(t, 20)])
     return {
         "proof": "V", "arm": "importance sampling, 1000 draws", "seed": seed, "n_tasks": n,
         **_divergence_record((known - kernels).mean(0).numpy()),
         "kl_of_normal": float((known - normal.log_prob(t[..., 0])).mean()),
+        "kl_of_ours_there": float(ours[:n].mean()), "log_density": float((density(truth) - truth).mean()),
         "effective": float((1 / dist.weights.square().sum(0)).mean()), "ms_a_task": 1000 * watch.seconds / n,
     }  # fmt: skip
 
 
-def _programs(sizes: Sizes, tasks: Tasks, after: Tensor, seed: int) -> list[Record]:
-    """SVI and NUTS on a few tasks, in T(x); NUTS is scored by the kernels on its draws."""
-    if not available("pyro"):
-        return []
+def _questions(sizes: Sizes, tasks: Tasks, after: Tensor, seed: int) -> tuple[list[Question], list[int]]:
+    """The first tasks whose priors are such that a sampler of unit scale can start, and where they stand."""
     assert tasks.exact is not None and tasks.state is not None
-    spent: dict[str, list[float]] = {"SVI": [], "NUTS": []}
-    found: dict[str, list[float]] = {"SVI": [], "NUTS": []}
-    inside = ((tasks.exact > 0.1) & (tasks.exact < 10)).all(-1)  # where a sampler of unit scale can start
-    for i in inside.nonzero()[: sizes.n_programs, 0].tolist():
+    inside = ((tasks.exact > 0.1) & (tasks.exact < 10)).all(-1)
+    picks: list[int] = inside.nonzero()[: sizes.n_programs, 0].tolist()
+    questions = []
+    for i in picks:
         params, z = tasks.exact[i], tasks.tokens["z"][i].double()[:, 0]
 
         def density(t: Tensor, params: Tensor = params, z: Tensor = z) -> Tensor:
             prior = _FAMILY.log_prob(params, t)
             return prior + (-0.5 * (z.square() * (-t).exp() + t + math.log(2 * math.pi))).sum()
 
-        start = torch.zeros(1, dtype=torch.float64)
-        with Stopwatch() as watch:
-            mean, sd = svi(density, start, budget=sizes.programs, seed=seed_of(seed, "svi", str(i)))
-        spent["SVI"].append(watch.seconds)
-        with Stopwatch() as watch:
-            draws = nuts(density, start, budget=sizes.programs, seed=seed_of(seed, "nuts", str(i)))
-        spent["NUTS"].append(watch.seconds)
-        generator = torch_stream(seed, "programs", str(i))
-        t = _FAMILY.sample(after[i].expand(2000, -1), generator)
-        known = _FAMILY.log_prob(after[i].expand(2000, -1), t)
-        found["SVI"].append(float((known - matched_normal(mean[0], sd[0].square()).log_prob(t[:, 0])).mean()))
-        found["NUTS"].append(float((known - Empirical(draws).log_prob(t)[:, 0]).mean()))
-    return [
-        {
-            "proof": "V", "arm": name, "seed": seed, "n_tasks": len(values), "kl": float(np.mean(values)),
-            "seconds_a_task": float(np.median(spent[name])),
-        }
-        for name, values in found.items()
-    ]  # fmt: skip
+        many = after[i].expand(2000, -1)
+        t = _FAMILY.sample(many, torch_stream(seed, "programs", str(i)))
+        questions.append(
+            Question(
+                density, torch.zeros(1, dtype=torch.float64), t[:, 0], torch.full((2000,), 1 / 2000),
+                _FAMILY.log_prob(many, t), tasks.state[i, 0],
+                lambda t, params=params: _FAMILY.log_prob(params.expand(len(t), -1), t.unsqueeze(-1)),
+                -float(tasks.state[i, 0]),
+            )
+        )  # fmt: skip
+    return questions, picks
 
 
 def _many_observations(system: DistributionTransformer, sizes: Sizes) -> list[Record]:

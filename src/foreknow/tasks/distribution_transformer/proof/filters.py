@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,12 @@ from foreknow.core.evidence import Claim
 from foreknow.core.predictive import MultivariateMixture
 from foreknow.tasks.distribution_transformer.baselines import (
     GaussianSumFilter,
-    KalmanRange,
+    KalmanTracker,
     ParticleFilter,
+    Sensor,
     Track,
+    range_sensors,
+    with_prior,
 )
 from foreknow.tasks.distribution_transformer.beliefs import Belief
 from foreknow.tasks.distribution_transformer.filtering import DTFilter, LinearMotion
@@ -44,7 +48,12 @@ _START = ([10.0, 0.0], [[9.0, 0.0], [0.0, 0.25]])
 _LOG_2PI = math.log(2 * math.pi)
 _OURS = "ours"
 _N_REAL_PARTICLES = 10_000
-_SHARE_OF_START = 1e-3
+_GATE = 3.0  # the best of 2, 2.5, 3, 3.5 and 4 on seeds 1000 to 1002
+_WHY_KALMAN = (
+    "F: the sensor is linear, so that the extended and the unscented Kalman filter are one and the same, and one runs; "
+    "in B both do. Their gate is the best of several on other seeds."
+)
+KALMAN = ("extended", "unscented")
 
 
 def swing() -> LinearMotion:
@@ -92,18 +101,13 @@ def ranges(sizes: Sizes, seeds: int) -> Part:
         for n in sizes.n_particles:
             tracks[f"particles, {n}"] = particle_track(motion, finder, n, start, states, seen, seed)
         tracks["Gaussian sum, 8 components"] = sum_track(motion, finder, 8, states, seen)
-        if available("filterpy"):
-            for kind in ("extended", "unscented"):
-                tracks[f"{kind} Kalman"] = kalman_track(motion, finder, kind, states, seen, sizes.n_kalman)
+        tracks |= kalman_tracks(motion, range_sensors(finder, _GATE), start, states, seen, KALMAN[:1])
         for name, track in tracks.items():
             scores.setdefault(name, []).append(track.log_density.mean(0).numpy())
             seconds.setdefault(name, []).append(track.seconds)
             rows.append(track_record("F", name, seed, track, states))
-            if "Kalman" in name:  # they run on a part of the series only
-                there = tracks[_OURS].log_density[:, : track.mean.shape[1]]
-                rows[-1]["log_density_of_ours_there"] = float(there.mean())
     reference, fastest = f"particles, {sizes.n_particles[-2]}", f"particles, {sizes.n_particles[-1]}"
-    gain = np.concatenate(scores[_OURS]) - np.concatenate(scores[reference])
+    gain = [ours - theirs for ours, theirs in zip(scores[_OURS], scores[reference])]
     ratio = float(np.median(seconds[fastest]) / np.median(seconds[_OURS]))
     means = {name: float(np.mean([np.mean(v) for v in values])) for name, values in scores.items()}
     enough = [n for n in sizes.n_particles if means[f"particles, {n}"] >= means[_OURS]]
@@ -112,9 +116,9 @@ def ranges(sizes: Sizes, seeds: int) -> Part:
             "proof": "F", "arm": _OURS, "what": "particles that a filter needs to be as good",
             "n": enough[0] if enough else None,
             "note": "" if enough else f"more than {sizes.n_particles[-1]}",
-            "one_series_ms": _one_series_ms(system, motion),
         }
     )  # fmt: skip
+    rows += alone("F", system, motion, finder, sizes.n_particles[-1], start, states, seen)
     claims = [
         mean_claim(
             f"F: log density of the true state, network minus {sizes.n_particles[-2]} particles",
@@ -122,9 +126,21 @@ def ranges(sizes: Sizes, seeds: int) -> Part:
             low=0.0,
             unit="nat",
         ),
-        Claim(f"F: seconds of {sizes.n_particles[-1]} particles over those of the network", ratio, low=10.0),
+        Claim(
+            f"F: seconds of {sizes.n_particles[-1]} particles over those of the network, {sizes.n_series} series side "
+            "by side",
+            ratio,
+            low=10.0,
+        ),
     ]
-    notes = [] if available("filterpy") else ["F: filterpy is not installed, so Kalman filters were not measured."]
+    errors = {name: [row["rmse"] for row in rows if row["arm"] == name and "rmse" in row] for name in scores}
+    worse = sum(ours > theirs for ours, theirs in zip(errors[_OURS], errors[reference]))
+    notes = [
+        f"F: the root mean square error of the position is larger than that of {sizes.n_particles[-2]} particles on "
+        f"{worse} of {seeds} seeds ({np.mean(errors[_OURS]):.3f} against {np.mean(errors[reference]):.3f}); with "
+        f"moment checks it is {np.mean(errors['ours, anchored']):.3f}.",
+        _WHY_KALMAN if available("filterpy") else "F, B: filterpy is not installed: Kalman filters were not measured.",
+    ]
     return claims, rows, notes
 
 
@@ -163,11 +179,7 @@ def particle_track(
     seen: list[Observations],
     seed: int,
 ) -> Track:
-    """A bootstrap particle filter; its density is the better of two estimates, which is generous to it.
-
-    A thousandth of what was believed at first is mixed in: a cloud that has shrunk to one particle far from the truth
-    would otherwise cost thousands of nats.
-    """
+    """A bootstrap particle filter; its density is the better of two estimates, which is generous to it."""
     generator = torch_stream(seed, "distribution-transformer", "particles", str(n))
     flt = ParticleFilter(motion, model, n, generator).start(start)
     normal, kernel, means = [], [], []
@@ -180,40 +192,42 @@ def particle_track(
         both = flt.log_density(truth)
         normal.append(both[0])
         kernel.append(both[1])
-    wide = torch.stack([start.log_prob(truth) for truth in states]) + math.log(_SHARE_OF_START)
-    mixed = [torch.logaddexp(torch.stack(v) + math.log1p(-_SHARE_OF_START), wide) for v in (normal, kernel)]
+    wide = torch.stack([start.log_prob(truth) for truth in states])
+    mixed = [with_prior(torch.stack(v), wide) for v in (normal, kernel)]
     found = max(mixed, key=lambda v: float(v.mean()))
     return Track(found, torch.stack(means), seconds)
 
 
-def kalman_track(
-    motion: LinearMotion, finder: RangeFinder, kind: str, states: Tensor, seen: list[Observations], n_series: int
-) -> Track:
-    """Filterpy's filters, one series after the other."""
-    n = min(n_series, states.shape[1])
-    flt = KalmanRange(_Shifted(motion), finder, kind)
-    distances = torch.stack([z["range"][:, 0, 0] for z in seen])
-    means: list[Floats] = []
-    covs: list[Floats] = []
-    shift = np.array([_CENTRE, 0.0])  # the rest point: filterpy's filters take no drift
-    with Stopwatch() as watch:
-        for i in range(n):
-            found = flt.run(np.array(_START[0]) - shift, np.array(_START[1]), distances[:, i].numpy() - _CENTRE)
-            means.append(found[0] + shift)
-            covs.append(found[1])
-    mean, cov = torch.as_tensor(np.stack(means, 1)), torch.as_tensor(np.stack(covs, 1))
-    factor = torch.linalg.cholesky(cov)
-    away = (states[:, :n] - mean).unsqueeze(-1)
-    white = torch.linalg.solve_triangular(factor, away, upper=False)[..., 0]
-    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return Track(-0.5 * white.square().sum(-1) - log_det - _LOG_2PI, mean, watch.seconds * states.shape[1] / n)
+def kalman_tracks(
+    motion: LinearMotion,
+    sensors: Mapping[str, Sensor],
+    start: MultivariateMixture,
+    states: Tensor,
+    seen: list[Observations],
+    kinds: Sequence[str] = KALMAN,
+) -> dict[str, Track]:
+    """Filterpy's filters, where it is installed, one series after the other; the prior is mixed in as for particles."""
+    if not available("filterpy"):
+        return {}
+    readings = {name: torch.stack([_reading(z[name]) for z in seen]).numpy() for name in sensors}  # (T, S)
+    mean, cov = start.mean()[0].double().numpy(), start.covariance()[0].double().numpy()
+    wide = torch.stack([start.log_prob(truth) for truth in states])
+    tracks = {}
+    for kind in kinds:
+        flt = KalmanTracker(motion, sensors, kind)
+        with Stopwatch() as watch:
+            found = [flt.run(mean, cov, {k: v[:, i] for k, v in readings.items()}) for i in range(states.shape[1])]
+        means, covs = (torch.as_tensor(np.stack(part, 1)) for part in zip(*found))
+        normal = MultivariateMixture.from_covariances(
+            torch.zeros(*means.shape[:2], 1, dtype=means.dtype), means.unsqueeze(-2), covs.unsqueeze(-3)
+        )
+        tracks[f"{kind} Kalman"] = Track(with_prior(normal.log_prob(states), wide), means, watch.seconds)
+    return tracks
 
 
-class _Shifted:
-    """The same motion around its rest point."""
-
-    def __init__(self, motion: LinearMotion) -> None:
-        self.matrix, self.noise = motion.matrix, motion.noise
+def _reading(tokens: Tensor) -> Tensor:
+    """One number a series of tokens (S, 1, c): a sine and a cosine are an angle."""
+    return tokens[:, 0, 0] if tokens.shape[-1] == 1 else torch.atan2(tokens[:, 0, 0], tokens[:, 0, 1])
 
 
 def _mixture_track(beliefs: list[MultivariateMixture], states: Tensor, seconds: float) -> Track:
@@ -236,15 +250,27 @@ def track_record(proof: str, name: str, seed: int, track: Track, states: Tensor)
     return row
 
 
-def _one_series_ms(system: DistributionTransformer, motion: LinearMotion) -> float:
-    """Median milliseconds of a step of one series alone."""
-    flt = DTFilter(system, motion, start=Belief.normal(*_START))
-    spent = []
-    for _ in range(20):
-        with Stopwatch() as watch:
-            flt.step(10.0)
-        spent.append(1000 * watch.seconds)
-    return float(np.median(spent))
+def alone(
+    proof: str,
+    system: DistributionTransformer,
+    motion: LinearMotion,
+    model: HasLikelihood,
+    n: int,
+    start: MultivariateMixture,
+    states: Tensor,
+    seen: list[Observations],
+) -> list[Record]:
+    """Milliseconds a step of the network and of particles where one series runs alone."""
+    first, at = start[:1], states[:, :1]
+    few = [{name: value[:1] for name, value in z.items()} for z in seen]
+    tracks = {
+        _OURS: our_track(system, motion, first, at, few),
+        f"particles, {n}": particle_track(motion, model, n, first, at, few, 0),
+    }
+    return [
+        {"proof": proof, "arm": name, "what": "one series alone", "ms_a_step": 1000 * track.seconds / len(seen)}
+        for name, track in tracks.items()
+    ]
 
 
 def returns(sizes: Sizes, seeds: int) -> Part:
@@ -278,7 +304,7 @@ def returns(sizes: Sizes, seeds: int) -> Part:
     rows.append({"proof": "F", "data": "S&P 500", "what": "parameters", "mean": model.mean, "level": model.level,
                  "persistence": model.persistence, "sd": model.sd})  # fmt: skip
     claim = mean_claim(
-        "F: log density of the next real return, network minus 10000 particles of the same model", ours - sampled,
+        "F: log density of the next real return, network minus 10000 particles of the same model", [ours - sampled],
         low=-0.02, unit="nat",
     )  # fmt: skip
     return [claim], rows, []
