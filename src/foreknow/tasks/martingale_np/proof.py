@@ -312,12 +312,12 @@ def _functions(
                 {"part": "F", "arm": "exact GP", "tasks": kind, "log_likelihood_marginal": float(ceiling.mean()),
                  "by_context": _by_context(ceiling)}
             )  # fmt: skip
-        ours, without, placebo = (found[kind, arm] for arm in ("MPNP", "CNP", "placebo"))
+        with_pseudo, without, placebo = (found[kind, arm] for arm in ("MPNP", "CNP", "placebo"))
         arms.append(
             {
                 "part": "F", "arm": "placebo", "tasks": kind, "what": "share of MPNP's gain over CNP",
-                "marginal": _share(ours.marginal, without.marginal, placebo.marginal),
-                "joint": _share(ours.joint, without.joint, placebo.joint),
+                "marginal": _share(with_pseudo.marginal, without.marginal, placebo.marginal),
+                "joint": _share(with_pseudo.joint, without.joint, placebo.joint),
             }
         )  # fmt: skip
     on, off = found["rbf", "MPNP"], found["rbf", "CNP"]
