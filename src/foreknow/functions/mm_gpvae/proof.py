@@ -119,14 +119,14 @@ def _notes(sizes: Sizes) -> tuple[str, ...]:
     size, system = sizes.world.get("size", 36), {**MMGPVAE().get_params(), **sizes.system}
     widths = ", ".join(str(units) for units in system["hidden_behavior"])
     warmup = (
-        f"In the first {system['warmup']:.0%} of the epochs shared latents come from neurons alone, in every arm with both "
-        "recordings. "
+        f"In the first {system['warmup']:.0%} of the epochs shared latents come from neurons alone, in every arm "
+        "with both recordings. "
         if system["warmup"]
         else "There is no warm-up here: shared latents come from both recordings from the first epoch on. "
     )
     return (
-        "Settings were chosen on other neurons and trials (seeds from 1000 on), for the arm with the prior; all trained "
-        "arms have the same networks, epochs, batches and rates.",
+        "Settings were chosen on other neurons and trials (seeds from 1000 on), for the arm with the prior; all "
+        "trained arms have the same networks, epochs, batches and rates.",
         f"Images have {size} x {size} pixels and behaviour networks {widths} units; {system['epochs']} epochs of "
         f"{math.ceil(sizes.n_train / system['batch_size'])} steps.",
         warmup + _WARMUP,
@@ -135,17 +135,17 @@ def _notes(sizes: Sizes) -> tuple[str, ...]:
 
 
 _WARMUP = (
-    "Without the warm-up of the preset small, in trials on other seeds, R^2 of the shared latent stayed below 0.35 with "
-    "and without the Gaussian process: the neural latent took the rotation, and the image encoder the zoom, and neither "
-    "let go. Products of experts, training with one recording alone, a first variance of behaviour of 100 as published, "
-    "and lower neural rates did not mend it."
+    "Without the warm-up of the preset small, in trials on other seeds, R^2 of the shared latent stayed below 0.35 "
+    "with and without the Gaussian process: the neural latent took the rotation, and the image encoder the zoom, and "
+    "neither let go. Products of experts, training with one recording alone, a first variance of behaviour of 100 as "
+    "published, and lower neural rates did not mend it."
 )
 _NOTES = (
     "Bits per spike and R^2 of rates are of counts and rates that the found latents did not see the noise of.",
     "The simple method fits GPFA by EM on square roots of counts, 20 principal components of the images and canonical "
-    "correlations; elephant's GPFA is not used. Its shared block has both canonical variates, of neurons and of images, "
-    "which the regression on the true latent weighs; the average of the two, where the noise of the images spoils what "
-    "neurons tell, would make it look much worse. Its images from spikes are a regression, not a decoder.",
+    "correlations; elephant's GPFA is not used. Its shared block has both canonical variates, of neurons and of "
+    "images, which the regression on the true latent weighs; the average of the two, where the noise of the images spoils "
+    "what neurons tell, would make it look much worse. Its images from spikes are a regression, not a decoder.",
     "One recording alone (neural alone, behavior alone) cannot tell a shared latent from its own: each latent is found "
     "from all of that arm's.",
     "The zoom is the absolute value of 1 plus the third latent, so no method can find that latent where it is below "
@@ -235,9 +235,9 @@ def _claims(records: Sequence[Record]) -> list[Claim]:
 
 
 _PLAIN = (
-    "With so many spikes the factors of neurons alone tell the shared latent, and a line is all it takes to read it off; "
-    "the autoencoder's average of what neurons and images say gives up some of that. What it adds lies elsewhere: images "
-    "rebuilt from their latents (image_error), and at few spikes, see the arms."
+    "The simple method is as good or better: the factors of neurons alone tell the shared latent, which drives log rates "
+    "linearly, and smoothing them needs no network. What the system adds lies elsewhere: images rebuilt from their latents "
+    "(image_error), which are no linear function of them."
 )
 _OFF = (
     "The control arm is better than expected: with 40 neurons of 1.5 spikes a bin, and the image, one bin alone "

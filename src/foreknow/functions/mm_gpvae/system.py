@@ -352,11 +352,11 @@ class MMGPVAE(System):
     def _warn_of_constants(self) -> None:
         prior = self.prior_
         assert isinstance(prior, FourierGP)
-        if 1 < self.n_bins_ and prior.n_coefficients(self.n_bins_) == 1:
+        if self.n_bins_ > 1 and prior.n_coefficients(self.n_bins_) == 1:
             warnings.warn(
                 f"{_OWNER}: in trials of {self.n_bins_} bins no frequency but 0 is kept at "
-                f"min_lengthscale={prior.min_lengthscale:g}: all latents are constant in a trial. Lower min_lengthscale "
-                f"(and lengthscale) below the number of bins.",
+                f"min_lengthscale={prior.min_lengthscale:g}: all latents are constant in a trial. Lower "
+                "min_lengthscale (and lengthscale) to the number of bins or less.",
                 ForeknowWarning,
                 stacklevel=4,
             )

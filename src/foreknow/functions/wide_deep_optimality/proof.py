@@ -105,8 +105,8 @@ NOTES = (
     f'Arms that end in "solved" are the regressions of the paper, up to {MOST_SOLVED} rows; all other arms vote, which '
     "regressions with deep singular kernels come to. Votes with a deep ReLU kernel would be near the majority by "
     "construction, and a shallow kernel's no better, so these controls are solved.",
-    "Consistency is about rows without end. At these sizes nothing says that the consistent kernel is ahead of one that "
-    "is not; the claims against the solved controls are no published ones, and a failed one says who is ahead.",
+    "Consistency is about rows without end. At these sizes nothing says that the consistent kernel is ahead of one "
+    "that is not; the claims against the solved controls are no published ones, and a failed one says who is ahead.",
     "In the real tables every arm meets the same five splits; no accuracy is claimed.",
 )
 
@@ -275,9 +275,9 @@ def risk_claims(rows: Rows, sizes: Sizes) -> list[Claim]:
 
 
 _WHY_AHEAD = (
-    "The control is ahead at this size. It fits a smooth function of the whole sample, which suits this smooth rule; votes "
-    "with |x - x'|^-d give the nearest rows, noise and all, a weight that fades only with the logarithm of their number. "
-    "More rows, not another setting, is what consistency promises help from."
+    "The control is ahead at this size. It fits a smooth function of the whole sample, which suits this smooth rule; "
+    "votes with |x - x'|^-d give the nearest rows, noise and all, a weight that fades only with the logarithm of their "
+    "number. More rows, not another setting, is what consistency promises help from."
 )
 
 

@@ -119,8 +119,8 @@ class _SphereClassifier(System):
         factor = jittered_cholesky(gram)
         if not bool(factor.isfinite().all()):
             raise ConvergenceError(
-                f"{type(self).__name__}: the tangent kernel of {len(gram)} rows at depth {self._depth()} is too close to "
-                "singular to be solved.",
+                f"{type(self).__name__}: the tangent kernel of {len(gram)} rows at depth {self._depth()} is too "
+                "close to singular to be solved.",
                 hint="Use rule='votes', fewer rows or a deeper network.",
                 statistics={"rows": float(len(gram))},
             )

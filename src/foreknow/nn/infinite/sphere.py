@@ -219,6 +219,7 @@ def deep_kernels(dual: SphereDual, delta: Tensor, depth: int) -> DeepKernels:
     log_s, ratio = s.abs().log(), torch.ones_like(s)  # ratio is K / S
     tiny = torch.finfo(s.dtype).tiny
     m = dual.order
+    floor = -1e300 if m > 1 else -math.inf  # of log S, which then falls by a factor m each layer
     # A row itself stays at cosine 1, and of an odd or even dual its opposite at -1 or 1: closed forms serve these.
     end = float(dual.quotient(torch.tensor(-1.0, dtype=torch.float64))) * (-1) ** m
     opposite = (delta == 2) & (m > 0) & math.isclose(abs(end), 1.0, rel_tol=1e-12) & (depth > 0)
@@ -232,7 +233,7 @@ def deep_kernels(dual: SphereDual, delta: Tensor, depth: int) -> DeepKernels:
         quotient = dual.quotient(s)
         if m:
             ratio = (1 + ratio * dual.elasticity(s)).clamp(max=1e300)  # endless only where S is 0 for all purposes
-            log_s = (m * log_s + quotient.abs().clamp_min(tiny).log()).clamp_min(-1e300)
+            log_s = (m * log_s + quotient.abs().clamp_min(tiny).log()).clamp_min(floor)
             sign = (sign if m % 2 else torch.ones_like(sign)) * torch.where(quotient < 0, -1.0, 1.0)
             below = dual.complement(delta)
             log_s = torch.where(near, torch.log1p(-below.clamp(max=0.99)), log_s)
