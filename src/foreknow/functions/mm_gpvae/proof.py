@@ -144,8 +144,8 @@ _NOTES = (
     "Bits per spike and R^2 of rates are of counts and rates that the found latents did not see the noise of.",
     "The simple method fits GPFA by EM on square roots of counts, 20 principal components of the images and canonical "
     "correlations; elephant's GPFA is not used. Its shared block has both canonical variates, of neurons and of "
-    "images, which the regression on the true latent weighs; the average of the two, where the noise of the images spoils "
-    "what neurons tell, would make it look much worse. Its images from spikes are a regression, not a decoder.",
+    "images, which the regression on the true latent weighs; the average of the two, where the noise of the images "
+    "spoils what neurons tell, would make it look much worse. Its images from spikes are a regression, not a decoder.",
     "One recording alone (neural alone, behavior alone) cannot tell a shared latent from its own: each latent is found "
     "from all of that arm's.",
     "The zoom is the absolute value of 1 plus the third latent, so no method can find that latent where it is below "
@@ -235,9 +235,9 @@ def _claims(records: Sequence[Record]) -> list[Claim]:
 
 
 _PLAIN = (
-    "The simple method is as good or better: the factors of neurons alone tell the shared latent, which drives log rates "
-    "linearly, and smoothing them needs no network. What the system adds lies elsewhere: images rebuilt from their latents "
-    "(image_error), which are no linear function of them."
+    "The simple method is as good or better: the factors of neurons alone tell the shared latent, which drives log "
+    "rates linearly, and smoothing them needs no network. What the system adds lies elsewhere: images rebuilt from "
+    "their latents (image_error), which are no linear function of them."
 )
 _OFF = (
     "The control arm is better than expected: with 40 neurons of 1.5 spikes a bin, and the image, one bin alone "
