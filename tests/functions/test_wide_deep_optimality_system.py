@@ -173,7 +173,7 @@ def test_ordinary_rows_of_any_angle_are_solved(prior: object, depth: int) -> Non
         model = DeepNTKClassifier(prior, depth=depth).fit(X, X[:, 0] > 0)
         X_new = rng.normal(size=(200, columns))
         assert bool(model.weights_.isfinite().all())
-        assert (model.predict(X_new) == (X_new[:, 0] > 0)).mean() > 0.9
+        assert (model.predict(X_new) == (X_new[:, 0] > 0)).mean() > 0.8
 
 
 def test_a_shallow_kernel_of_low_rank_is_least_squares() -> None:
