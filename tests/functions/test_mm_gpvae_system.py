@@ -396,6 +396,32 @@ def test_the_simple_method_shares_what_both_have() -> None:
         FactorsAndComponents().fit(spikes[:3], moves[:2])
 
 
+def test_the_simple_method_is_not_spoilt_by_a_noisy_recording() -> None:
+    """Both canonical variates are in the shared block; their average would lose what neurons tell well."""
+    rng = np.random.default_rng(3)
+    time = np.arange(30)
+    cov = np.exp(-0.5 * ((time[:, None] - time) / 6) ** 2) + 1e-3 * np.eye(30)
+    z = rng.normal(size=(40, 3, 30)) @ np.linalg.cholesky(cov).T
+    z = z.transpose(0, 2, 1)
+    spikes = rng.poisson(np.exp(1 + 0.6 * z[..., :2] @ rng.normal(size=(2, 40))).clip(max=50))
+    moves = z[..., 1:] @ rng.normal(size=(2, 6)) + 3.0 * rng.normal(size=(40, 30, 6))
+    model = FactorsAndComponents().fit(spikes[:30], moves[:30])
+    both = [model.latents(spikes[part], moves[part])["shared"] for part in (slice(0, 30), slice(30, 40))]
+    alone = [model.latents(spikes[part])["shared"] for part in (slice(0, 30), slice(30, 40))]
+    assert both[0].shape[-1] == 2 and alone[0].shape[-1] == 1
+    r2_both, r2_alone = (linear_r2((a, z[:30, :, 1]), (b, z[30:, :, 1])) for a, b in (both, alone))
+    assert r2_both > r2_alone - 0.01 and r2_alone > 0.9
+
+
+@pytest.mark.parametrize("n_bins", [5, 8])
+def test_short_trials_whose_latents_can_only_be_constant_give_a_warning(n_bins: int) -> None:
+    train, _ = rotating_digits(4, 1, n_bins=n_bins, n_neurons=4, size=5)
+    model = MMGPVAE(**{**TINY, "lengthscale": 30.0, "min_lengthscale": 10.0})
+    with pytest.warns(ForeknowWarning, match="min_lengthscale=10: all latents are constant"):
+        model.fit(train.spikes, train.images)
+    assert MMGPVAE(**TINY).fit(train.spikes, train.images).network_.basis.shape[0] > 1
+
+
 def test_the_source_of_a_price_nests_and_knows_its_latents() -> None:
     source = DigitSource("digits", n_test=3, n_max=8, n_bins=9, n_neurons=4, size=6)
     small, large = source.split(5, 2), source.split(8, 2)
@@ -411,6 +437,10 @@ def test_quick_proof_and_presets(tmp_path: Path) -> None:
     stored = json.loads(evidence.write(tmp_path).read_text())
     assert set(KEYS) <= set(stored) and len(stored["claims"]) == 11
     assert {arm["arm"] for arm in stored["arms"]} == set(proof.ARMS)
+    assert any("There is no warm-up here" in note for note in stored["notes"])
+    assert any("first 10% of the epochs" in note for note in proof._notes(proof.SIZES["paper"]))
+    seen = next(arm for arm in stored["arms"] if arm["arm"] == "behavior alone")
+    assert {"r2_shared", "r2_behavior", "image_error"} <= set(seen) and "bits_per_spike" not in seen
     assert len(stored["arms"]) == 2 * (len(proof.ARMS) + len(proof.FEW))
     with pytest.raises(ConfigError, match="preset"):
         MMGPVAE.prove(preset="huge")

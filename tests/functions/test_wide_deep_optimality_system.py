@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from foreknow.common.errors import ConfigError, InputError
+from foreknow.common.errors import ConfigError, ConvergenceError, InputError
 from foreknow.common.rng import numpy_stream
 from foreknow.functions import (
     DeepNTKClassifier,
@@ -18,7 +18,7 @@ from foreknow.functions import (
     singular_activation,
 )
 from foreknow.functions.wide_deep_optimality.prior import hilbert_scores
-from foreknow.functions.wide_deep_optimality.proof import sphere_task
+from foreknow.functions.wide_deep_optimality.proof import SIZES, sphere_task
 
 
 def points(n: int, columns: int = 3, seed: int = 0) -> np.ndarray:
@@ -163,6 +163,51 @@ def test_shallow_regression_against_a_plain_solve() -> None:
     assert (model.predict(x_new)[clear.numpy()] == (score[clear] > 0).numpy()).all()
 
 
+@pytest.mark.parametrize("prior", ["paper", "off", NamedActivation("erf")])
+@pytest.mark.parametrize("depth", [1, 2, 20, 100])
+def test_ordinary_rows_of_any_angle_are_solved(prior: object, depth: int) -> None:
+    """Right angles and kernels of low rank, where a coarse table makes the Gram matrix indefinite."""
+    rng = numpy_stream(0, "ordinary rows")
+    for columns, n in ((1, 300), (2, 400)):
+        X = rng.normal(size=(n, columns))
+        model = DeepNTKClassifier(prior, depth=depth).fit(X, X[:, 0] > 0)
+        X_new = rng.normal(size=(200, columns))
+        assert bool(model.weights_.isfinite().all())
+        assert (model.predict(X_new) == (X_new[:, 0] > 0)).mean() > 0.8
+
+
+def test_a_shallow_kernel_of_low_rank_is_least_squares() -> None:
+    """One layer of the cubic of dimension 2 is a polynomial of powers 1 and 3: least squares on ten cubic monomials."""
+    from itertools import combinations_with_replacement
+
+    rng = numpy_stream(1, "low rank")
+    x, x_new = (rng.normal(size=(n, 3)) for n in (300, 200))
+    x, x_new = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, x_new))
+    y = rng.uniform(size=300) < np.where(x[:, 0] > x[:, 1] ** 3, 0.8, 0.2)
+    model = DeepNTKClassifier(depth=1, sphere="given").fit(x, y)
+    one, new = (
+        np.stack([rows[:, list(k)].prod(1) for k in combinations_with_replacement(range(3), 3)], 1)
+        for rows in (x, x_new)
+    )
+    score = new @ np.linalg.lstsq(one, 2.0 * y - 1, rcond=None)[0]
+    clear = np.abs(score) > 0.02
+    assert clear.mean() > 0.8 and (model.predict(x_new)[clear] == (score[clear] > 0)).all()
+
+
+def test_what_cannot_be_solved_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from foreknow.functions.wide_deep_optimality import system
+
+    monkeypatch.setattr(system, "jittered_cholesky", lambda gram: torch.full_like(gram, torch.nan))
+    with pytest.raises(ConvergenceError, match="too close to singular"):
+        DeepNTKClassifier(depth=3, sphere="given").fit(points(20), [0, 1] * 10)
+
+
+def test_the_price_is_of_a_depth_at_which_the_control_arm_looks_at_the_rows() -> None:
+    x, y, x_new, _ = sphere_task(2, 60, 50, 0)
+    off = DeepNTKClassifier.priced_as("classification").set_params(sphere="given").without_prior().fit(x, y)
+    assert off.depth == 200 and len(set(off.predict(x_new))) == 2
+
+
 def test_rows_alike_with_labels_that_contradict() -> None:
     x = np.repeat(points(10), 3, axis=0)
     y = np.tile([0, 1, 1], 10)
@@ -205,7 +250,14 @@ def test_pictures() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")  # scikit-learn: folds with fewer rows than neighbours
 def test_proof_runs_and_its_claims_can_fail() -> None:
     evidence = DeepNTKClassifier.prove(preset="quick", seeds=1)
-    assert len(evidence.claims) == 21
+    assert len(evidence.claims) == 29
+    assert evidence.settings["seeds"] == 1 and evidence.settings["risk_seeds"] == SIZES["quick"].risk_seeds
+    assert {row["arm"] for row in evidence.arms if "solved" in row.get("arm", "")} == {
+        "cubic ntk 1 layer, solved",
+        "relu ntk 3 layers, solved",
+        "relu ntk 50 layers, solved",
+        "erf ntk 50 layers, solved",
+    }
     assert all(claim.low is not None or claim.high is not None for claim in evidence.claims)
     held = {claim.name: claim.verdict for claim in evidence.claims if claim.name.startswith("exponent")}
     assert set(held.values()) == {"held"}

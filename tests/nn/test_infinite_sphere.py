@@ -106,14 +106,28 @@ def test_opposite_rows_end_at_once() -> None:
     assert found.sign_ntk.item() == -1 and found.log_ntk.item() == found.log_ntk_diagonal
 
 
-def test_table_is_close_to_the_recursion(dual: SphereDual) -> None:
-    delta = torch.rand(500, generator=torch_stream(0, "delta"), dtype=torch.float64) * 1.2
-    found = deep_kernels(dual, delta, 20)
-    log_k, sign = DeepKernelTable(dual, 20)(delta)
-    top = found.log_ntk.amax()
+@pytest.mark.parametrize("depth", [1, 20])
+def test_table_is_close_to_the_recursion(dual: SphereDual, depth: int) -> None:
+    """Everywhere, and close to the poles and to right angles, where the sign changes."""
+    u = torch.rand(400, generator=torch_stream(0, "delta"), dtype=torch.float64)
+    delta = torch.cat([2 * u, 1 + 0.01 * (u - 0.5), 10 ** (-17 * u), 2 - 10 ** (-9 * u)])
+    found = deep_kernels(dual, delta, depth)
+    table = DeepKernelTable(dual, depth)
+    log_k, sign = table(delta)
+    top = found.log_ntk_diagonal
     gap = sign * (log_k - top).exp() - found.sign_ntk * (found.log_ntk - top).exp()
-    assert float(gap.abs().max()) < 2e-2
-    assert DeepKernelTable(dual, 20)(torch.zeros(1, dtype=torch.float64))[0].item() == found.log_ntk_diagonal
+    assert float(gap.abs().max()) < 2e-7
+    ends = torch.tensor([0.0, 2.0], dtype=torch.float64)
+    exact = deep_kernels(dual, ends, depth)
+    assert table(ends)[0][0].item() == found.log_ntk_diagonal
+    assert table(ends)[0][1].item() == max(exact.log_ntk[1].item(), -1e300)
+
+
+def test_an_even_dual_has_no_nan_at_any_depth() -> None:
+    """The ratio of the two kernels doubles each layer, beyond the largest number at 1024."""
+    found = deep_kernels(PolynomialDual((0.0, 0.0, 1.0)), torch.tensor([0.0, 1e-3, 1.0, 1.5]), 3000)
+    assert not bool(found.log_ntk.isnan().any())
+    assert found.log_ntk[0] == found.log_ntk_diagonal and (found.log_ntk[1:] < -1e299).all()
 
 
 def test_constants_of_the_duals() -> None:

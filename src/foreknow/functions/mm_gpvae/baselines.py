@@ -100,10 +100,11 @@ def _eigen(n_bins: int, lengthscale: float) -> tuple[Array, Array]:
 class FactorsAndComponents:
     """GPFA on spikes, principal components of behaviour, and canonical correlations for what both have.
 
-    Shared latents are the canonical variates, averaged where both recordings are there; neural latents the other
-    canonical directions of the factors; behavioural ones the first components of what is left of behaviour. Behaviour
-    is predicted from the factors by ridge regression with their products up to the third order, rates by Poisson
-    regression on the factors.
+    Shared latents are the canonical variates of every recording that is there, neural ones first, so twice as many
+    where both are: one may be far noisier than the other, and whoever uses them can weigh them. Neural latents are the
+    other canonical directions of the factors; behavioural ones the first components of what is left of behaviour.
+    Behaviour is predicted from the factors by ridge regression with their products up to the third order, rates by
+    Poisson regression on the factors.
 
     Args:
         n_neural, n_shared, n_behavior: latents of each block.
@@ -151,7 +152,10 @@ class FactorsAndComponents:
         return self
 
     def latents(self, spikes: Any = None, behavior: Any = None) -> dict[str, NDArray[Any]]:
-        """Latents of each block, shape (trials, bins, latents); zeros where the recording is missing."""
+        """Latents of each block, shape (trials, bins, latents); zeros where the recording is missing.
+
+        The shared block holds n_shared variates of each recording that is given.
+        """
         given = spikes if spikes is not None else behavior
         found = []
         factors = None if spikes is None else self.gpfa_.transform(_roots(spikes))
@@ -168,7 +172,7 @@ class FactorsAndComponents:
                 shared.append(own)
                 if self.rest_ is not None:
                     rest = self.rest_.transform(scores[i] - self._of_shared(own))
-            found.append((neural, np.mean(shared, 0), rest))
+            found.append((neural, np.concatenate(shared, -1), rest))
         blocks = zip(("neural", "shared", "behavior"), zip(*found, strict=True), strict=True)
         return {name: np.array(parts) for name, parts in blocks}
 
@@ -179,11 +183,11 @@ class FactorsAndComponents:
         return np.array([trial.reshape(len(trial), *self.shape_) for trial in found])
 
     def reconstruct(self, spikes: Any = None, behavior: Any = None) -> dict[str, NDArray[Any]]:
-        """Behaviour of as many latents as the system has, from both recordings."""
+        """Behaviour of as many latents as the system has, those of behaviour itself."""
         z = self.latents(spikes, behavior)
         found = []
         for shared, rest in zip(z["shared"], z["behavior"], strict=True):
-            scores = self._of_shared(shared)
+            scores = self._of_shared(shared[:, shared.shape[1] - self.n_shared :])
             if self.rest_ is not None:
                 scores = scores + self.rest_.inverse_transform(rest)
             found.append(self.pca_.inverse_transform(scores).reshape(len(shared), *self.shape_))

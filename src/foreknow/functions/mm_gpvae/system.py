@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foreknow.common.errors import CapabilityError, ConfigError, InputError
+from foreknow.common.errors import CapabilityError, ConfigError, ForeknowWarning, InputError
 from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import numpy_stream, seed_of, seeded_init
 from foreknow.common.validate import check_int, check_option, check_real
@@ -336,6 +337,7 @@ class MMGPVAE(System):
             self.n_neurons_ = int(spikes.values.shape[2])
             self.neural_units_ = Units.learn(spikes, one_scale=False)
             self.mean_rates_ = np.maximum(self.neural_units_.mean, 0.5 / spikes.seen.sum())
+        self._warn_of_constants()
         with seeded_init(seed_of(self.seed_, "network")):
             self.network_ = self._build()
         fitting = Fitting(
@@ -346,6 +348,18 @@ class MMGPVAE(System):
             self.network_, *self._tensors(spikes, behavior), fitting, seed=seed_of(self.seed_, "training"),
             device=self.device_, tell=self._tell,
         )  # fmt: skip
+
+    def _warn_of_constants(self) -> None:
+        prior = self.prior_
+        assert isinstance(prior, FourierGP)
+        if self.n_bins_ > 1 and prior.n_coefficients(self.n_bins_) == 1:
+            warnings.warn(
+                f"{_OWNER}: in trials of {self.n_bins_} bins no frequency but 0 is kept at "
+                f"min_lengthscale={prior.min_lengthscale:g}: all latents are constant in a trial. Lower "
+                "min_lengthscale (and lengthscale) to the number of bins or less.",
+                ForeknowWarning,
+                stacklevel=4,
+            )
 
     def _build(self) -> GPVAE:
         assert isinstance(self.prior_, FourierGP)

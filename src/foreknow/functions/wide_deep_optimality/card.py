@@ -35,10 +35,13 @@ CARD = Card(
         "Classes come from one-vs-rest regressions or votes with the same weights; negative votes count as none where "
         "shares are asked for.",
         "Rows that are alike are merged before the regression, so that contradicting labels average.",
-        "Finite-depth kernels are interpolated in a table of 4000 cosines.",
+        "Finite-depth kernels of votes, and of regressions from 65 layers on, are interpolated in a table of 4000 "
+        "cosines.",
+        "The price is that of 200 layers; in the limit the arm without the prior is no more than class frequencies.",
     ),
     limits=(
-        "Consistency is asymptotic, its rate logarithmic: tuned nearest neighbours usually win up to 10 000 rows.",
+        "Consistency is asymptotic, its rate logarithmic: tuned nearest neighbours usually win up to 10 000 rows, and "
+        "solved kernels that are not consistent, deep ReLU among them, may be ahead up to 1600.",
         "From dimension 20 or so |x - x'|^-d is one nearest neighbour in all but name.",
         "The dimension is that of the sphere, not of a surface in it on which the data may lie: set `dim` if known.",
         "The theorem wants cosines of at least 0; between opposite rows the finite-depth kernel may be negative.",

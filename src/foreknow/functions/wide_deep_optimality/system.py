@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foreknow.common.errors import ConfigError, InputError
+from foreknow.common.errors import ConfigError, ConvergenceError, InputError
 from foreknow.common.progress import ProgressCallback
 from foreknow.common.rng import numpy_stream
 from foreknow.common.validate import check_int, check_option, check_real
@@ -37,6 +37,8 @@ from foreknow.nn.linalg import jittered_cholesky
 SPHERES = ("append-normalise", "normalise", "given")
 RULES = ("auto", "regression", "votes")
 MAX_SOLVED = 5000
+EXACT_DEPTH = 64
+"""Up to which regressions have the kernel itself: so shallow, Gram matrices are too close to singular for a table."""
 _CELLS = 4_000_000
 _JITTER = 1e-10
 
@@ -108,16 +110,39 @@ class _SphereClassifier(System):
                 hint="Use rule='votes', which deep singular kernels agree with.",
             )
         assert self.table_ is not None
-        log_k, sign = self.table_(0.5 * _distances(self.points_, self.points_).square())
-        gram = sign * (log_k - self.table_.log_k_diagonal).exp()
-        gram = gram + _JITTER * torch.eye(len(gram)).to(gram)
+        rows = []
+        for part in torch.split(self.points_, self._block()):
+            log_k, sign = self._kernel(_distances(part, self.points_))
+            rows.append(sign * (log_k - self.table_.log_k_diagonal).exp())
+        gram = torch.cat(rows)
+        gram.diagonal().add_(_JITTER)
+        factor = jittered_cholesky(gram)
+        if not bool(factor.isfinite().all()):
+            raise ConvergenceError(
+                f"{type(self).__name__}: the tangent kernel of {len(gram)} rows at depth {self._depth()} is too "
+                "close to singular to be solved.",
+                hint="Use rule='votes', fewer rows or a deeper network.",
+                statistics={"rows": float(len(gram))},
+            )
         shares = self.votes_ / self.votes_.sum(1, keepdim=True)
-        return torch.cholesky_solve(shares, jittered_cholesky(gram))
+        return torch.cholesky_solve(shares, factor)
+
+    def _kernel(self, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """Log |K| and sign of K of pairs of rows so far apart."""
+        depth, delta = self._depth(), 0.5 * distance.square()
+        assert depth is not None and self.table_ is not None  # the limit has a formula of its own
+        if depth > EXACT_DEPTH or self._rule() == "votes":
+            return self.table_(delta)
+        found = deep_kernels(self.activation_.dual, delta, depth)
+        return found.log_ntk, found.sign_ntk
+
+    def _block(self) -> int:
+        """How many rows meet all training rows at once."""
+        return max(1, _CELLS // len(self.points_))
 
     def _predict_dist(self, X: NDArray[np.float64]) -> Predictive:
         x = torch.from_numpy(self._to_sphere(X)).to(self.device_)
-        block = max(1, _CELLS // len(self.points_))
-        return Categorical(torch.cat([self._scores(rows) for rows in torch.split(x, block)]))
+        return Categorical(torch.cat([self._scores(rows) for rows in torch.split(x, self._block())]))
 
     def _scores(self, x: Tensor) -> Tensor:
         """Log shares of the classes, shape (m, n_classes), up to one number a row."""
@@ -126,7 +151,7 @@ class _SphereClassifier(System):
             if self.activation_.even:
                 distance = torch.minimum(distance, _distances(-x, self.points_))
             return hilbert_scores(distance, self.votes_, self.activation_.alpha)
-        log_k, sign = self.table_(0.5 * distance.square())
+        log_k, sign = self._kernel(distance)
         top = log_k.amax(1, keepdim=True)
         score = (sign * (log_k - top).exp()) @ self.weights_
         size = score.abs().amax(1, keepdim=True).clamp_min(1e-300)
@@ -263,6 +288,11 @@ class DeepNTKClassifier(_SphereClassifier):
             Example("two hundred layers", {"depth": 200, "random_state": 0}, X, three, X_new),
             Example("votes of erf", {"prior": NamedActivation("erf"), "depth": 10, "rule": "votes"}, X, y, X_new),
         ]
+
+    @classmethod
+    def priced_as(cls, task: str) -> System:
+        """At 200 layers: in the limit the arm without the prior would be class frequencies and no classifier."""
+        return cls(depth=200)
 
     @classmethod
     def prove(cls, *, preset: str = "small", seeds: int = 3, progress: ProgressCallback | None = None) -> Evidence:
