@@ -305,24 +305,18 @@ def _split(name: str, X: Floats, y: Floats, seed: int, arms: Mapping[str, Callab
             "proof": "S", "arm": arm, "data": name, "seed": seed, "n_train": len(train),
             **_scores(model, X[test], y[test], float(y[train].std())), "seconds": watch.seconds,
         }  # fmt: skip
-        if arm == ON:
-            shift = float(model.representation_shift_().sum())
-            losses = {math.isinf(entry["nu"]): entry["loss"] for entry in _descending(model.chosen_from_)}
+        if arm in (ON, OFF):
+            losses = [entry["loss"] for entry in model.chosen_from_ if entry["steps"] > 0]
             record |= {
-                "nu": model.nu_, "steps": model.steps_, "divergence": shift,
-                "held_out_loss": losses.get(False), "held_out_loss_of_nngp": losses.get(True),
+                # Infinity is no number of JSON.
+                "nu": model.nu_ if math.isfinite(model.nu_) else "inf", "steps": model.steps_,
+                "divergence": float(model.representation_shift_().sum()), "held_out_loss": min(losses, default=None),
             }  # fmt: skip
         found.append(record)
-    on, off = found[0], found[1]
-    wide = on["held_out_loss"] is not None and on["held_out_loss_of_nngp"] <= on["held_out_loss"]
-    # Written out where inf is chosen: a number of JSON it is not.
-    found.append({**(off if wide else on), "arm": EITHER, "nu": "inf" if wide else on["nu"]})
+    on, off = found[0], found[1]  # both with the same rows held out: what one machine with all these nu would take
+    wide = on["held_out_loss"] is not None and off["held_out_loss"] <= on["held_out_loss"]
+    found.append({**(off if wide else on), "arm": EITHER})
     return found
-
-
-def _descending(entries: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
-    """The worst first."""
-    return sorted(entries, key=lambda entry: -entry["loss"])
 
 
 def _scores(model: Any, X: Floats, y: Floats, scale: float) -> Record:
