@@ -83,6 +83,18 @@ def test_models_serve_loops_of_their_own() -> None:
         assert bool(value.isfinite().all())
 
 
+@pytest.mark.parametrize("name", ["ibnn", "ensemble", "dkl", "gp"])
+def test_queries_in_single_precision(name: str) -> None:
+    x, y = trials()
+    model = botorch_model(name, x, y, preset="quick")
+    single = x[:4].float().requires_grad_(True)
+    posterior = model.posterior(single)
+    torch.testing.assert_close(posterior.mean, model.posterior(x[:4]).mean, atol=1e-3, rtol=1e-3)
+    posterior.mean.sum().backward()
+    assert single.grad is not None
+    assert posterior.rsample(torch.Size([2])).shape == (2, 4, 1)
+
+
 def test_bad_data() -> None:
     x, y = trials()
     for args in ((x, y[:, 0]), (x[:3], y), (x, y * torch.nan), (x[:0], y[:0])):

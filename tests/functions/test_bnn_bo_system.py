@@ -13,7 +13,7 @@ from foreknow.common.deps import available
 from foreknow.common.errors import CapabilityError, ConfigError, InputError
 from foreknow.common.rng import numpy_stream, torch_stream
 from foreknow.core.system import load
-from foreknow.functions import IBNN, MAPNet, NetworkPrior, ProcessPrior, Space, SurrogateRegressor
+from foreknow.functions import IBNN, Choice, MAPNet, NetworkPrior, ProcessPrior, Real, Space, SurrogateRegressor
 from foreknow.functions.bnn_bo import proof
 from foreknow.functions.bnn_bo.surrogates import SURROGATES
 
@@ -165,6 +165,17 @@ def test_the_proof_runs_and_its_claims_can_fail() -> None:
     assert {record["table"] for record in found.arms} == {"loop", "posterior"}
     assert any("Ranking" in note for note in found.notes)
     assert math.isfinite(found.claims[0].measured)
+
+
+def test_rows_outside_the_space_are_refused() -> None:
+    space = Space.of({"kind": Choice(("a", "b")), "lr": Real(1e-3, 1.0, log=True)})
+    codes = space.draw(8, seed=0)
+    model = SurrogateRegressor().fit(codes, codes[:, 1], space=space)
+    for bad in ([[0.0, -1.0]], [[2.0, 0.1]], [[0.5, 0.1]]):
+        with pytest.raises(InputError):
+            model.predict(bad)
+        with pytest.raises(InputError):
+            SurrogateRegressor().fit(np.concatenate([codes, bad]), np.arange(9.0), space=space)
 
 
 def test_published_sizes_build_and_take_a_step() -> None:

@@ -272,7 +272,7 @@ class DKL(Surrogate):
         return FlatNetwork(whole[:-1])
 
     def _train(self, network: FlatNetwork, first: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        """Network and process by the marginal likelihood of one outcome; the best point seen is kept."""
+        """Network and process by the posterior density of the process's parameters; the best point seen is kept."""
         n = len(x)
         with torch.no_grad():
             z = network(first[None], x)[0]
@@ -292,7 +292,9 @@ class DKL(Surrogate):
             noise = LEAST_NOISE + logs[-1].exp()
             factor = cholesky(logs[-2].exp() * matern(z, z) + noise * eye)
             half = torch.linalg.solve_triangular(factor, (y - mean)[:, None], upper=False)
-            loss = (0.5 * half.square().sum() + factor.diagonal().log().sum()) / n
+            likelihood = -0.5 * half.square().sum() - factor.diagonal().log().sum()
+            believed = self.prior().log_density(logs[:-2].exp(), logs[-2].exp(), noise)
+            loss = -(likelihood + believed) / n
             if float(loss.detach()) < best:
                 best = float(loss.detach())
                 kept = weights.detach().clone(), logs.detach().clone(), mean.detach().clone()

@@ -43,6 +43,9 @@ class SurrogateRegressor(System):
     `fit` takes trials; `predict_dist` says what others would give, and `foreknow apply` which to try next. For a loop
     of your own see `BayesOpt` and `minimize`, for BoTorch's `botorch_model`.
 
+    Where `fit` is given a `space`, rows are its codes (whole numbers for choices, counted from 0), and those outside
+    it are refused.
+
     Args:
         prior: a `NetworkPrior` (or a `ProcessPrior`, for the surrogates "gp" and "dkl"), "paper" (the surrogate's own),
             "off" (a network of the same shape by least squares) or "wrong" (weight variance a hundred times too small,
@@ -130,6 +133,8 @@ class SurrogateRegressor(System):
             raise InputError(
                 f"SurrogateRegressor: X has {X.shape[1]} columns, the space {len(space.names)} parameters."
             )
+        if space is not None:
+            space.check(X, owner="SurrogateRegressor.fit")
         self._low, self._width = _range(X)
         self.X_, self.y_ = torch.as_tensor(X.copy()), torch.as_tensor(y.astype(np.float64))
         sign = self._sign()
@@ -141,6 +146,8 @@ class SurrogateRegressor(System):
         self.diagnostics_ = dict(self._fitted.diagnostics)
 
     def _predict_dist(self, X: NDArray[Any]) -> Predictive:
+        if self.space_ is not None:
+            self.space_.check(X, owner="SurrogateRegressor.predict")
         found, sign = self._fitted.predictive(self._unit(X)), self._sign()
         if isinstance(found, Gaussian):
             return Gaussian(sign * (self._shift + self._scale * found.loc), self._scale * found.sd)

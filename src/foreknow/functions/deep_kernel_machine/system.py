@@ -199,7 +199,9 @@ class DeepKernelMachine(System):
             raise ConfigError(f"{owner}: nus must be a tuple of numbers, got {self.nus!r:.60}.")
         for value in self.nus:
             if isinstance(check_nu(owner, value), str):
-                raise ConfigError(f"{owner}: nus must hold numbers, got {value!r}.", hint="nu='auto' chooses among nus.")
+                raise ConfigError(
+                    f"{owner}: nus must hold numbers, got {value!r}.", hint="nu='auto' chooses among nus."
+                )
         if isinstance(self.inducing, str):
             check_option(owner, "inducing", self.inducing, ("full",))
         else:
