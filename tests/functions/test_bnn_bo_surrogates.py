@@ -170,8 +170,11 @@ def test_a_deep_kernel_is_held_by_the_priors_of_its_process() -> None:
     with pytest.raises(CapabilityError):
         ProcessPrior().log_density(one, one[0], one[1])
     x, y = data(2)
-    fitted = DKL((4,), n_pretrain=1, n_steps=3000, lr=0.02).fit(x, y, seed=0)
+    fitted = DKL((4,), n_pretrain=1, n_steps=200, lr=0.02).fit(x, y, seed=0)
     assert float((fitted.lengthscale - 2 / 6).abs().max()) < 0.1
+    noise = torch.randn(30, 1, generator=torch_stream(0, "noise"), dtype=torch.float64)
+    unsure = DKL((16, 16), n_pretrain=30, n_steps=60).fit(data(30)[0], noise, seed=0)
+    assert float(unsure.noise) > 0.3  # a network that may explain all rows does not
 
 
 def test_an_ensemble_is_the_kit_on_parts_of_the_rows() -> None:

@@ -3,7 +3,7 @@
 T. Theory: 32 rows, two hidden layers of the squared exponential kernel. Gram matrices of deep Gaussian processes of
    width 64, 256 and 1024, sampled by Langevin dynamics, against those that maximise the objective and the NNGP's.
 S. Sparse machines with 100 inducing points and three layers on real tables: nu chosen among 1, 10 and 100 on rows held
-   out (a second arm may choose inf too), against nu = inf (NNGP), a sparse Gaussian process of gpytorch with a
+   out (a second arm may choose inf too), against nu = inf (NNGP, stopped early in the same way), a sparse Gaussian process of gpytorch with a
    lengthscale a column, and an MLP; the same on a table with 20 columns of noise, and on data drawn from the NNGP
    itself, where there is nothing to gain.
 """
@@ -84,7 +84,7 @@ class Sizes:
 
 SIZES = {
     "quick": Sizes(6, (8, 16, 32), LangevinSettings(60, 20, thin=5), 80, 10, 2, 5, 10, 1, 1),
-    "small": Sizes(32, (64, 256, 1024), LangevinSettings(1600, 400), 400, 100, 3, 100, 80, 3, 6),
+    "small": Sizes(32, (64, 256, 1024), LangevinSettings(1600, 400), 400, 100, 3, 100, 40, 2, 6),
     "paper": Sizes(32, (128, 256, 512, 1024), LangevinSettings(20_000, 5_000), 2000, 300, 3, 300, 300, 3, 6),
 }
 
