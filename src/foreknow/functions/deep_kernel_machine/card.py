@@ -49,8 +49,8 @@ CARD = Card(
         "and classes use the whitened variational form, and the softmax expectation sixteen fixed draws.",
         "Scales, noise and inducing points are learnt first with the Gram matrices of the infinitely wide network; "
         "these are freed thereafter. nu='auto' and early_stopping choose nu and the number of those steps on fifths "
-        "of the rows held out in turn and then learn from all, nu = inf like any other; the divergence restrains the inducing points only, and "
-        "long training overfits at small nu.",
+        "of the rows held out in turn and then learn from all, nu = inf like any other; the divergence restrains the "
+        "inducing points only, and long training overfits at small nu.",
         "The Langevin dynamics of the proof accept or turn back each step (Horowitz 1991).",
         "Input scales, kernels and learning rates are assumed; a bias of variance 0.1 stands behind the arc-cosine "
         "kernel. Chunked Cholesky factors, which are about the memory of a GPU, and convolutional machines are left "

@@ -3,9 +3,9 @@
 T. Theory: 32 rows, two hidden layers of the squared exponential kernel. Gram matrices of deep Gaussian processes of
    width 64, 256 and 1024, sampled by Langevin dynamics, against those that maximise the objective and the NNGP's.
 S. Sparse machines with 100 inducing points and three layers on real tables: nu chosen among 1, 10 and 100 on rows held
-   out (a second arm may choose inf too), against nu = inf (NNGP, stopped early in the same way), a sparse Gaussian process of gpytorch with a
-   lengthscale a column, and an MLP; the same on a table with 20 columns of noise, and on data drawn from the NNGP
-   itself, where there is nothing to gain.
+   out (a second arm may choose inf too), against nu = inf (NNGP, stopped early in the same way), a sparse Gaussian
+   process of gpytorch with a lengthscale a column, and an MLP; the same on a table with 20 columns of noise, and on
+   data drawn from the NNGP itself, where there is nothing to gain.
 """
 
 from __future__ import annotations
