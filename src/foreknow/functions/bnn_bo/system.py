@@ -28,7 +28,7 @@ from foreknow.functions.bnn_bo.base import Surrogate
 from foreknow.functions.bnn_bo.card import CARD
 from foreknow.functions.bnn_bo.model import standardise
 from foreknow.functions.bnn_bo.networks import HMCNet, LaplaceNet, SGHMCNet
-from foreknow.functions.bnn_bo.prior import NetworkPrior, ProcessPrior
+from foreknow.functions.bnn_bo.prior import NetworkPrior, ProcessPrior, grid
 from foreknow.functions.bnn_bo.space import Space
 from foreknow.functions.bnn_bo.surrogates import SURROGATES, as_surrogate
 
@@ -184,8 +184,10 @@ class SurrogateRegressor(System):
         """The best trial so far, and for one parameter what is believed of the function."""
         names = self.space_.names if self.space_ is not None else [f"x{i}" for i in range(self.X_.shape[1])]
         found: dict[str, Picture] = {"best": trials.best_picture(self.y_.numpy(), self.goal_ == "minimize")}
-        if len(names) == 1 and self.X_.shape[1] == 1:
+        if len(names) == 1 and (self.space_ is None or self.space_.n_columns == 1):
             x = np.linspace(self._low[0] - 0.2 * self._width[0], self._low[0] + 1.2 * self._width[0], 200)[:, None]
+            if self.space_ is not None:
+                x = np.unique(self.space_.decode(grid(200)), axis=0)
             levels = self.predict(x, quantiles=(0.025, 0.5, 0.975))
             band = {"median": (levels[:, 0], levels[:, 2])}
             found["predictive"] = Lines(
