@@ -7,7 +7,7 @@ import torch
 
 from foreknow.common.deps import available
 from foreknow.common.errors import ForeknowWarning, InputError
-from foreknow.common.rng import torch_stream
+from foreknow.common.rng import seeded_init, torch_stream
 from foreknow.functions import botorch_model
 from foreknow.functions.bnn_bo.acquisition import SearchSettings, propose
 from foreknow.functions.bnn_bo.extra import bo
@@ -81,6 +81,19 @@ def test_models_serve_loops_of_their_own() -> None:
         value = ei(model, float(y.max()), sampler=sampler_of(model, 16, 0))(x[:3, None])
         assert value.shape == (3,)
         assert bool(value.isfinite().all())
+
+
+@pytest.mark.parametrize("name", ["ibnn", "ensemble", "dkl", "gp"])
+def test_queries_in_single_precision(name: str) -> None:
+    x, y = trials()
+    model = botorch_model(name, x, y, preset="quick")
+    single = x[:4].float().requires_grad_(True)
+    posterior = model.posterior(single)
+    torch.testing.assert_close(posterior.mean, model.posterior(x[:4]).mean, atol=1e-3, rtol=1e-3)
+    posterior.mean.sum().backward()
+    assert single.grad is not None
+    with seeded_init(0):
+        assert posterior.rsample(torch.Size([2])).shape == (2, 4, 1)
 
 
 def test_bad_data() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,50 @@ def test_points_under_way_are_not_proposed_again() -> None:
 
 
 @needs_botorch
+def test_the_first_points_are_a_sobol_sequence_whatever_the_batch() -> None:
+    opt = BayesOpt(LINE, "ibnn", batch=4, n_init=6, seed=0)
+    sequence = BayesOpt(LINE, "sobol", batch=8, seed=0).ask()
+    points = []
+    for _ in range(2):
+        asked = opt.ask()
+        opt.tell(asked, [square(x) for x in asked])
+        points += [*asked]
+    np.testing.assert_array_equal(points[:6], sequence[:6])
+    assert not np.isclose(points[6:], sequence[6:]).any()
+    assert len(opt.fits_) == 1
+    assert len(opt._pending) == 0
+
+
+@needs_botorch
+@pytest.mark.parametrize("how", ["raises", "nan"])
+def test_trials_that_fail_at_first_do_not_decide_the_number_of_objectives(how: str) -> None:
+    calls: list[Any] = []
+
+    def f(x: Any) -> Any:
+        calls.append(x)
+        if len(calls) <= 3:
+            if how == "raises":
+                raise RuntimeError("not yet")
+            return math.nan
+        return [float(x[0] ** 2), float((x[0] - 1) ** 2)]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ForeknowWarning)
+        found = minimize(f, LINE, "ibnn", n_trials=8, batch=2, n_init=4, catch=(RuntimeError,), seed=0)
+    points, values = found.trials_
+    assert values.shape == (8, 2)
+    assert np.isnan(values[:3]).all()
+    assert np.isfinite(values[3:]).all()
+    np.testing.assert_array_equal(points, calls)
+    assert len(np.unique(points)) == 8
+    assert len(found._pending) == 0
+    with pytest.raises(InputError, match="first trial that worked"):
+        minimize(lambda x: [1.0] * (1 + (x[0] > 0)), LINE, "sobol", n_trials=8)
+    with pytest.raises(ConfigError):
+        minimize(lambda x: pytest.fail("evaluated"), LINE, acquisition="best")
+
+
+@needs_botorch
 def test_mixed_spaces_and_caught_errors() -> None:
     def f(point: dict[str, Any]) -> float:
         if point["kind"] == "c":
@@ -233,6 +278,34 @@ def test_trials_to_reach_most_of_the_way() -> None:
     curves = {"a": np.array([[4.0, 1.0, 0.0]]), "b": np.array([[4.0, 3.0, 2.0]])}
     found = Comparison(curves, {"a": 0.0, "b": 0.0}, minimize=True)
     assert found.trials_to(0.75) == {"a": 2.0, "b": math.inf}
+    curves = {"failed first": np.array([[math.nan, 4.0, 0.0]]), "always": np.full((1, 3), math.nan)}
+    found = Comparison(curves, {"failed first": 0.0, "always": 0.0}, minimize=True)
+    assert found.trials_to() == {"failed first": 3.0, "always": math.inf}
+    assert Comparison({"always": curves["always"]}, {"always": 0.0}, minimize=True).trials_to() == {"always": math.inf}
+
+
+@needs_botorch
+def test_several_objectives_are_compared_by_hypervolume() -> None:
+    def f(x: Any) -> list[float]:
+        return [float(x[0] ** 2), float((x[0] - 1) ** 2)]
+
+    found = compare_surrogates(
+        f, LINE, ["ibnn", "sobol"], trials=2, n_trials=10, n_init=6, batch=2, reference=[4.0, 4.0]
+    )
+    for curve in found.curves.values():
+        assert curve.shape == (2, 10)
+        assert (np.diff(curve) >= 0).all()
+    np.testing.assert_array_equal(found.curves["ibnn"][:, :6], found.curves["sobol"][:, :6])
+    assert not found.minimize
+    assert found.table()[0][1] == "hypervolume"
+    assert set(found.picture().bands) == {"ibnn", "sobol"}
+    opt = BayesOpt(LINE, "sobol", n_objectives=2, reference=[4.0, 4.0])
+    opt.tell([[1.5], [0.0], [1.0]], [[math.nan, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    np.testing.assert_allclose(opt.curve(), [0.0, 4 * 3, 4 * 3 + 3 * 1])
+    with pytest.raises(InputError, match="reference"):
+        compare_surrogates(f, LINE, ["sobol"], trials=1, n_trials=3)
+    with pytest.raises(ConfigError, match="reference"):
+        compare_surrogates(f, LINE, ["sobol"], reference=[4.0])
 
 
 @needs_botorch
@@ -258,6 +331,34 @@ def test_drawn_problems() -> None:
     poly = problems.polynomial_draw(3, degree=2, n_terms=5, seed=0)
     assert poly(np.zeros(3)) == 0.0
     assert poly(np.ones(3)) != 0.0
+
+
+def test_the_oil_sorbent_is_the_published_regression() -> None:
+    problem = problems.oil_sorbent()
+    top = {name: getattr(p, "high", 1) for name, p in zip(problem.space.names, problem.space.parameters, strict=True)}
+    ends = problem({**top, "V1": 0.0, "V5": 0.0})  # the rest is 1, so that coefficients add up
+    wca = -197.0928 + 98.6355 + 300.0701 + 89.8360 + 332.9341 + 135.6621 - 46.1790 + 19.2888 - 19.1245 + 53.6297
+    wca += -73.0649 - 219.1268 - 55.3704 - 6.9252 - 105.1650 - 82.3222 - 45.6507 - 91.4134
+    assert ends[0] == pytest.approx(-wca)
+    half = problem({**top, "V1": 0.5, "V5": 0.0})
+    of_v1 = -78.3309 - 11.0715 + 201.8934 + 17.1270 - 109.3922 + 30.1607
+    assert half[0] == pytest.approx(-(wca + 0.5 * of_v1 - 0.25 * 16.7536))
+    assert problem(problem.space.points(problem.space.draw(1, seed=0))[0]).shape == (3,)
+    assert problem.reference is not None
+
+
+def test_pest_control_weighs_price_against_harm() -> None:
+    problem = problems.pest_control(4, seed=1)
+    stages = problem.space.names
+    nothing = problem(dict.fromkeys(stages, 0))
+    assert 0 < nothing <= 4  # pests only grow, and nothing is paid
+    # the fourth has no discount, and three stages of it leave fewer fields with pests than none at all
+    some = problem({**dict.fromkeys(stages, 4), stages[-1]: 0})
+    assert 1.5 <= some < 1.5 + nothing
+    first = problem({**dict.fromkeys(stages, 0), stages[-1]: 1})
+    assert first == pytest.approx(nothing + 1.0 - 0.2 / 4)  # what is used last no longer shows
+    assert problem(dict.fromkeys(stages, 0)) == nothing
+    assert problem.space.n_columns == 20
 
 
 def test_a_real_model_is_tuned() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from foreknow.common.errors import ConfigError, InputError
+from foreknow.common.errors import CapabilityError, ConfigError, InputError
 from foreknow.common.rng import seeded_init, torch_stream
 from foreknow.functions.bnn_bo import processes
 from foreknow.functions.bnn_bo.base import evenly
@@ -152,6 +152,29 @@ def test_training_a_deep_kernel_raises_its_likelihood() -> None:
     x, y = data(20)
     losses = [DKL((8,), n_pretrain=30, n_steps=n).fit(x, y, seed=0).diagnostics["loss"] for n in (1, 60)]
     assert losses[1] < losses[0]
+
+
+def test_a_deep_kernel_is_held_by_the_priors_of_its_process() -> None:
+    """The density is BoTorch's of 2023, and training follows it: with no data to speak of, to its mode."""
+    from gpytorch.priors import GammaPrior
+
+    one, two = (torch.tensor(v, dtype=torch.float64) for v in ([0.3, 0.9], [0.5, 0.4]))
+    got = [ProcessPrior("2023").log_density(v, v[0], v[1]) for v in (one, two)]
+    want = [
+        GammaPrior(3.0, 6.0).log_prob(v).sum()
+        + GammaPrior(2.0, 0.15).log_prob(v[0])
+        + GammaPrior(1.1, 0.05).log_prob(v[1])
+        for v in (one, two)
+    ]
+    torch.testing.assert_close(got[0] - got[1], (want[0] - want[1]).double(), atol=1e-5, rtol=1e-5)
+    with pytest.raises(CapabilityError):
+        ProcessPrior().log_density(one, one[0], one[1])
+    x, y = data(2)
+    fitted = DKL((4,), n_pretrain=1, n_steps=200, lr=0.02).fit(x, y, seed=0)
+    assert float((fitted.lengthscale - 2 / 6).abs().max()) < 0.1
+    noise = torch.randn(30, 1, generator=torch_stream(0, "noise"), dtype=torch.float64)
+    unsure = DKL((16, 16), n_pretrain=30, n_steps=60).fit(data(30)[0], noise, seed=0)
+    assert float(unsure.noise) > 0.3  # a network that may explain all rows does not
 
 
 def test_an_ensemble_is_the_kit_on_parts_of_the_rows() -> None:

@@ -13,7 +13,17 @@ from foreknow.common.deps import available
 from foreknow.common.errors import CapabilityError, ConfigError, InputError
 from foreknow.common.rng import numpy_stream, torch_stream
 from foreknow.core.system import load
-from foreknow.functions import IBNN, MAPNet, NetworkPrior, ProcessPrior, Space, SurrogateRegressor
+from foreknow.functions import (
+    IBNN,
+    Choice,
+    Integer,
+    MAPNet,
+    NetworkPrior,
+    ProcessPrior,
+    Real,
+    Space,
+    SurrogateRegressor,
+)
 from foreknow.functions.bnn_bo import proof
 from foreknow.functions.bnn_bo.surrogates import SURROGATES
 
@@ -165,6 +175,32 @@ def test_the_proof_runs_and_its_claims_can_fail() -> None:
     assert {record["table"] for record in found.arms} == {"loop", "posterior"}
     assert any("Ranking" in note for note in found.notes)
     assert math.isfinite(found.claims[0].measured)
+
+
+def test_rows_outside_the_space_are_refused() -> None:
+    space = Space.of({"kind": Choice(("a", "b")), "lr": Real(1e-3, 1.0, log=True)})
+    codes = space.draw(8, seed=0)
+    model = SurrogateRegressor().fit(codes, codes[:, 1], space=space)
+    for bad in ([[0.0, -1.0]], [[2.0, 0.1]], [[0.5, 0.1]]):
+        with pytest.raises(InputError):
+            model.predict(bad)
+        with pytest.raises(InputError):
+            SurrogateRegressor().fit(np.concatenate([codes, bad]), np.arange(9.0), space=space)
+    for parameter in (Real(1e-3, 1.0, log=True), Integer(1, 5)):
+        line = Space.of({"one": parameter})
+        codes = line.draw(6, seed=0)
+        pictures = SurrogateRegressor().fit(codes, codes[:, 0], space=line).pictures()
+        assert set(pictures) == {"best", "predictive"}
+
+
+def test_the_published_problem_of_400_parameters_has_its_own_settings() -> None:
+    sizes = proof.SIZES["paper"]
+    low, high = sizes.loops[0], sizes.loops[-1]
+    hmc = proof.surrogate_of("hmc", sizes, high)
+    assert (hmc.hidden, hmc.step, hmc.n_burn, hmc.n_samples) == ((256, 256), 0.002, 200, 100)
+    assert proof.surrogate_of("hmc", sizes, low) == SURROGATES["hmc"]["paper"]
+    for arm in ("ensemble", "laplace", "sghmc", "dkl", "map"):
+        assert proof.surrogate_of(arm, sizes, high).hidden == (256, 256)
 
 
 def test_published_sizes_build_and_take_a_step() -> None:

@@ -283,6 +283,7 @@ def test_too_many_rows_at_once_are_refused() -> None:
         ({"nu": -1.0}, "nu"),
         ({"nu": float("nan")}, "nu"),
         ({"nus": ()}, "nus"),
+        ({"nus": ("auto",)}, "nus"),
         ({"inducing": 0}, "inducing"),
         ({"optimizer": "lbfgs", "batch_size": 4}, "lbfgs"),
         ({"kernel": "cubic"}, "kernel"),
@@ -382,8 +383,46 @@ def test_the_wide_network_comes_first_and_is_a_choice() -> None:
     model = DeepKernelMachine(nus=(0.0, math.inf), layers=1, inducing=20, n_warm=60, n_steps=20, random_state=2)
     model.fit(rows(60).numpy(), noise)
     assert model.chosen_from_[0]["nu"] == math.inf
-    assert model.nu_ == min(model.chosen_from_, key=lambda entry: entry["loss"])["nu"]
+    tried = [entry for entry in model.chosen_from_ if entry["steps"] > 0]
+    assert {entry["nu"] for entry in tried} == {0.0, math.inf}
+    assert model.nu_ == min(tried, key=lambda entry: entry["loss"])["nu"]
     assert model.representation_shift_().any() == (model.nu_ < math.inf)
+
+
+def test_infinite_nu_is_stopped_like_any_other() -> None:
+    """What is fitted is what was scored: after as many steps, and never after none."""
+    x, noise = rows(60).numpy(), rows(60, 1, seed=9).numpy()[:, 0]
+    settings = {"layers": 1, "inducing": 20, "n_warm": 5, "n_steps": 20, "folds": 1, "random_state": 2}
+    off = DeepKernelMachine("off", **settings).fit(x, noise)
+    tried = [entry for entry in off.chosen_from_ if entry["steps"] > 0]
+    assert {entry["nu"] for entry in tried} == {math.inf}
+    assert off.steps_ == min(tried, key=lambda entry: entry["loss"])["steps"]
+    auto = DeepKernelMachine(nus=(1e6, math.inf), **settings).fit(x, noise)
+    curves = {
+        nu: {entry["steps"]: entry["loss"] for entry in auto.chosen_from_ if entry["nu"] == nu and entry["steps"] > 0}
+        for nu in (1e6, math.inf)
+    }
+    assert curves[math.inf] == {entry["steps"]: entry["loss"] for entry in tried}
+    assert auto.steps_ == min(curves[auto.nu_], key=curves[auto.nu_].__getitem__)
+    whole = DeepKernelMachine(nus=(10.0, math.inf), early_stopping=False, **settings).fit(x, noise)
+    assert {entry["steps"] for entry in whole.chosen_from_} == {0.0, 20.0}
+    assert whole.steps_ == 20
+
+
+def test_the_sparse_process_has_converged() -> None:
+    """With all rows as inducing points its bound is the likelihood of the exact process, whose noise it must find."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+    from foreknow.functions.deep_kernel_machine.arms import SparseGP
+
+    pytest.importorskip("gpytorch")
+    x = rows(60, 2).numpy()
+    y = np.sin(2 * x[:, 0]) + 0.1 * rows(60, 1, seed=4).numpy()[:, 0]
+    exact = GaussianProcessRegressor(ConstantKernel() * RBF([1.0, 1.0]) + WhiteKernel(0.1), normalize_y=True)
+    noise = float(np.exp(exact.fit(x, y).kernel_.theta[-1]))
+    found = float(SparseGP(60, random_state=0).fit(x, y).likelihood_.noise.detach())
+    assert found == pytest.approx(noise, rel=0.35)
 
 
 def test_scales_and_noise_are_learnt_before_the_grams_move() -> None:

@@ -1,4 +1,4 @@
-"""Surrogates side by side on one function: the best value after each trial, paired by seed."""
+"""Surrogates side by side on one function: the best value, or the hypervolume, after each trial, paired by seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from foreknow.common.errors import ConfigError
+from foreknow.common.errors import ConfigError, InputError
 from foreknow.common.progress import ProgressCallback, Reporter
 from foreknow.common.rng import numpy_stream
 from foreknow.common.timing import Stopwatch
@@ -27,7 +27,7 @@ class Run:
     """One search.
 
     Args:
-        best: value after each trial, shape (n,).
+        best: value after each trial, shape (n,); of several objectives the hypervolume.
         seconds: of the search without the function itself.
         fits: diagnostics of each fit.
     """
@@ -42,11 +42,12 @@ class Comparison:
     """Several surrogates, each on the same first points.
 
     Args:
-        curves: name -> the best value after each trial, shape (runs, trials).
+        curves: name -> the best value (or the hypervolume) after each trial, shape (runs, trials).
         seconds: name -> mean seconds of a search, without the function.
-        minimize: whether smaller is better.
+        minimize: whether smaller is better; of a hypervolume it is not.
         optimum: the best value there is, where known.
         fits: name -> diagnostics of all fits.
+        measure: what the curves are.
     """
 
     curves: Mapping[str, Floats]
@@ -54,6 +55,7 @@ class Comparison:
     minimize: bool
     optimum: float | None = None
     fits: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    measure: str = "best value"
 
     def final(self) -> dict[str, Floats]:
         """Name -> the best value of each run."""
@@ -71,16 +73,19 @@ class Comparison:
             values = self.final()[name]
             low, high = _interval(values, name)
             rows.append([name, f"{values.mean():.4g}", f"{low:.4g}..{high:.4g}", f"{self.seconds[name]:.3g}"])
-        return ["surrogate", "best value", "95% interval", "seconds"], rows
+        return ["surrogate", self.measure, "95% interval", "seconds"], rows
 
     def trials_to(self, share: float = 0.95) -> dict[str, float]:
-        """Name -> mean trials until `share` of the way from the first point to the best of any run (inf: never)."""
+        """Name -> mean trials until `share` of the way from the first value to the best of any run (inf: never)."""
         sign = -1.0 if self.minimize else 1.0
-        best = max(float(np.nanmax(sign * curve)) for curve in self.curves.values())
+        known = {name: np.where(np.isfinite(curve), sign * curve, -np.inf) for name, curve in self.curves.items()}
+        best = max(float(curve.max()) for curve in known.values())
+        if not np.isfinite(best):
+            return dict.fromkeys(known, np.inf)
         found = {}
-        for name, curve in self.curves.items():
-            worst = sign * curve[:, :1]
-            reached = sign * curve >= worst + share * (best - worst)
+        for name, curve in known.items():
+            worst = np.where(np.isfinite(curve), curve, best).min(1, keepdims=True)  # a curve never falls
+            reached = curve >= worst + share * (best - worst)
             first = np.where(reached.any(1), reached.argmax(1) + 1.0, np.inf)
             found[name] = float(first.mean())
         return found
@@ -95,7 +100,7 @@ class Comparison:
             if len(shown) > 1:
                 ends = np.array([_interval(column, name) for column in shown.T])
                 bands[name] = (ends[:, 0], ends[:, 1])
-        label = "best value" if self.optimum is None else "log10 simple regret"
+        label = self.measure if self.optimum is None else "log10 simple regret"
         n = len(next(iter(lines.values())))
         return Lines(np.arange(1, n + 1), lines, "trial", label, "mean over runs, with 95% intervals", bands)
 
@@ -119,20 +124,36 @@ def run(
     preset: str,
     search: SearchSettings | None,
     seed: int,
+    reference: Floats | None = None,
 ) -> Run:
     """One search with one surrogate; searches of one seed share their first points."""
+    n_objectives = 1 if reference is None else len(reference)
     opt = BayesOpt(
-        space, surrogate, batch=batch, minimize=minimize, n_init=n_init, preset=preset, search=search, seed=seed
-    )
+        space, surrogate, batch=batch, minimize=minimize, n_init=n_init, preset=preset, search=search, seed=seed,
+        n_objectives=n_objectives, reference=reference,
+    )  # fmt: skip
     seconds, done = 0.0, 0
     while done < n_trials:
         n = min(n_init if done < n_init else batch, n_trials - done)
         with Stopwatch() as watch:
             points = opt.ask(n)
         seconds += watch.seconds
-        opt.tell(points, [float(f(point)) for point in points])
+        opt.tell(points, [_value(f(point), n_objectives) for point in points])
         done += n
     return Run(opt.curve(), seconds, tuple(opt.fits_))
+
+
+def _value(given: Any, n_objectives: int) -> Any:
+    """What f gave, as `BayesOpt.tell` takes it."""
+    values = np.asarray(given, dtype=np.float64).reshape(-1)
+    if len(values) == 1 and np.isnan(values[0]):
+        values = np.full(n_objectives, np.nan)
+    if len(values) != n_objectives:
+        raise InputError(
+            f"compare_surrogates: f returned {len(values)} values, {n_objectives} expected.",
+            hint="For several objectives give a reference point of as many values.",
+        )
+    return float(values[0]) if n_objectives == 1 else values
 
 
 def compare_surrogates(
@@ -146,6 +167,7 @@ def compare_surrogates(
     batch: int = 4,
     minimize: bool = True,
     optimum: float | None = None,
+    reference: ArrayLike | None = None,
     preset: str = "small",
     search: SearchSettings | None = None,
     seed: int = 0,
@@ -154,7 +176,7 @@ def compare_surrogates(
     """Search the same function with several surrogates, several times each; runs of one seed share their first points.
 
     Args:
-        f: takes one point, returns a number.
+        f: takes one point, returns a number, or as many as `reference` has.
         space: bounds (d, 2), or parameters by name.
         surrogates: names or settings.
         trials: searches with each.
@@ -162,7 +184,9 @@ def compare_surrogates(
         n_init: of these, on a Sobol sequence first.
         batch: points at a time.
         minimize: whether smaller is better.
-        optimum: the best value there is, where known.
+        optimum: the best value there is, where known; of several objectives the largest hypervolume.
+        reference: for several objectives a value of each, in the caller's sign, that is worse than all of interest;
+            what is compared then is the hypervolume above it.
         preset, search: see `BayesOpt`.
         seed: of the first search; the others follow.
         progress: told after every search.
@@ -180,6 +204,9 @@ def compare_surrogates(
     check_bool(owner, "minimize", minimize)
     if isinstance(surrogates, str) or not surrogates:
         raise ConfigError(f"{owner}: surrogates must be a list of names or settings, got {surrogates!r}.")
+    point = None if reference is None else np.asarray(reference, dtype=np.float64)
+    if point is not None and (point.ndim != 1 or len(point) < 2):
+        raise ConfigError(f"{owner}: reference must hold a value of each of several objectives, got {reference!r:.80}.")
     area = Space.of(space)
     reporter = Reporter(progress, trials * len(surrogates))
     curves: dict[str, Floats] = {}
@@ -194,13 +221,15 @@ def compare_surrogates(
             runs.append(
                 run(
                     f, area, surrogate, n_trials=n_trials, n_init=n_init, batch=batch, minimize=minimize, preset=preset,
-                    search=search, seed=seed + number,
+                    search=search, seed=seed + number, reference=point,
                 )
             )  # fmt: skip
             reporter.advance(len(curves) * trials + number + 1, name)
         curves[name] = np.stack([one.best for one in runs])
         seconds[name] = float(np.mean([one.seconds for one in runs]))
         fits[name] = [fit for one in runs for fit in one.fits]
+    if point is not None:
+        return Comparison(curves, seconds, False, optimum, fits, "hypervolume")
     return Comparison(curves, seconds, minimize, optimum, fits)
 
 

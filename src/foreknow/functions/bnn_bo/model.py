@@ -49,7 +49,7 @@ def _classes() -> SimpleNamespace:
 
         def forward(self, X: Tensor) -> Tensor:
             """Values (*b, s, q, m) at X (*b, q, d)."""
-            points = X if self.snap is None else self.snap(X)
+            points = X.double() if self.snap is None else self.snap(X.double())
             values = self.fitted.functions(points, self.limit).movedim(0, -3)
             return self.shift + self.scale * values
 
@@ -82,7 +82,7 @@ def _classes() -> SimpleNamespace:
             posterior_transform: Any = None,
         ) -> Any:
             """The joint posterior at X (*b, q, d)."""
-            points = X if self.snap is None else self.snap(X)
+            points = X.double() if self.snap is None else self.snap(X.double())
             mean, covariance = self.fitted.joint(points)
             mean = self.shift + self.scale * mean
             covariance = covariance * self.scale.square()[:, None, None]
@@ -151,7 +151,7 @@ def botorch_model(
     snap: Snap | None = None,
     limit: int | None = None,
 ) -> Any:
-    """A surrogate fitted to data, as a BoTorch `Model` for loops of your own.
+    """A surrogate fitted to data, as a BoTorch `Model` for loops of your own; it computes in double precision.
 
     Args:
         surrogate: settings or a name, such as "ibnn".

@@ -48,8 +48,9 @@ class Best:
 class BayesOpt:
     """Finds good points of an expensive function, in batches, with the surrogate of your choice.
 
-    `ask` proposes points, `tell` takes what they gave; the first `n_init` points are a Sobol sequence. Trials that were
-    not asked for may be told too. Points that were asked for and not told yet count as under way.
+    `ask` proposes points, `tell` takes what they gave; the first `n_init` points are a Sobol sequence, the last of
+    them a part of a batch if need be. Trials that were not asked for may be told too. Points that were asked for and
+    not told yet count as under way.
 
     Args:
         space: bounds (d, 2), or parameters by name (`Space.of` says how).
@@ -142,16 +143,19 @@ class BayesOpt:
         n = self.batch if n is None else check_int("BayesOpt.ask", "n", n, low=1)
         name, settings = self.surrogate.name, self.surrogate.surrogate
         n_known = int(np.isfinite(self._y).all(1).sum())
-        # while the first points are under way, or none of them has worked, there is nothing to fit
-        early = self._asked + n <= max(self.n_init, n) and self._told < self.n_init
-        if settings is None or early or n_known < 2:
-            start = max(self._asked, self._told)
-            codes = self.space.draw(n, seed=seed_of(self.seed, "first") % 2**31, skip=start, sobol=name != "random")
-        else:
-            codes = self._model_points(n)
+        start = max(self._asked, self._told)
+        # while hardly any trial has worked there is nothing to fit
+        n_first = n if settings is None or n_known < 2 else min(n, max(0, self.n_init - start))
+        parts = []
+        if n_first:
+            first = seed_of(self.seed, "first") % 2**31
+            parts.append(self.space.draw(n_first, seed=first, skip=start, sobol=name != "random"))
+            self._pending = np.concatenate([self._pending, parts[0]])
+        if n > n_first:
+            parts.append(self._model_points(n - n_first))
+            self._pending = np.concatenate([self._pending, parts[-1]])
         self._asked += n
-        self._pending = np.concatenate([self._pending, codes])
-        return self.space.points(codes)
+        return self.space.points(np.concatenate(parts))
 
     def tell(self, points: Any, y: ArrayLike) -> Self:
         """Say what points gave.
@@ -233,13 +237,29 @@ class BayesOpt:
         return float(volumes.Hypervolume(reference).compute(y))
 
     def curve(self) -> Floats:
-        """The best value after each trial, shape (n,); NaN before one has worked."""
-        if self.n_objectives > 1:
-            raise ConfigError("BayesOpt.curve: there are several objectives.")
-        return best_so_far(self._y[:, 0], self.minimize)
+        """The best value after each trial, shape (n,), NaN before one has worked; or the hypervolume, then 0."""
+        if self.n_objectives == 1:
+            return best_so_far(self._y[:, 0], self.minimize)
+        y = torch.as_tensor(self._sign() * self._y)
+        known = y.isfinite().all(1)
+        if not bool(known.any()):
+            return np.zeros(len(y))
+        volumes = bo("botorch.utils.multi_objective.hypervolume").Hypervolume(
+            self._reference_point(torch.as_tensor(self._sign() * self.pareto_[1]))
+        )
+        front = bo("botorch.utils.multi_objective.pareto")
+        found, best = np.zeros(len(y)), y[:0]
+        for i, row in enumerate(y):
+            if bool(known[i]):
+                best = torch.cat([best, row[None]])
+                best = best[front.is_non_dominated(best)]
+            found[i] = volumes.compute(best) if len(best) else 0.0
+        return found
 
     def picture(self, optimum: float | None = None) -> Lines:
         """The best value after each trial, or what it lacks to `optimum` on a logarithmic scale."""
+        if self.n_objectives > 1:
+            raise ConfigError("BayesOpt.picture: there are several objectives.", hint="curve() has their hypervolume.")
         found = self.curve()
         trial = np.arange(1, len(found) + 1)
         if optimum is None:
@@ -267,6 +287,13 @@ class BayesOpt:
         return wrap(fitted, shift, scale, snap=snap, limit=self.search.n_samples)
 
     # own machinery -----------------------------------------------------------------------------------------------
+
+    def _again(self, other: BayesOpt) -> BayesOpt:
+        """`other` with all that was asked here, where every trial has failed."""
+        other._asked, other._told = self._asked, self._told
+        other._codes, other._pending = self._codes, self._pending
+        other._y = np.full((len(self._y), other.n_objectives), np.nan)
+        return other
 
     def _sign(self) -> float:
         return -1.0 if self.minimize else 1.0
@@ -333,7 +360,7 @@ def minimize(
 
     Args:
         f: takes one point (a row of numbers, or a mapping for a space with names) and returns a number, or several to
-            be minimised together; NaN says that the trial failed.
+            be minimised together (the first trial that works says how many); NaN says that the trial failed.
         space: bounds (d, 2), or parameters by name.
         surrogate, batch, n_init, acquisition, preset, search, seed: see `BayesOpt`.
         n_trials: evaluations of `f` in all.
@@ -349,9 +376,9 @@ def minimize(
         True
     """
     check_int("minimize", "n_trials", n_trials, low=1)
+    check_option("minimize", "acquisition", acquisition, ("auto", *ACQUISITIONS))
     reporter = Reporter(progress, n_trials)
-    opt: BayesOpt | None = None
-    done = 0
+    done, n_objectives = 0, 0
     settings: dict[str, Any] = {
         "batch": batch, "n_init": n_init, "acquisition": acquisition, "preset": preset, "search": search, "seed": seed,
     }  # fmt: skip
@@ -359,15 +386,14 @@ def minimize(
     while done < n_trials:
         points = opt.ask(min(batch, n_trials - done))
         values = [_evaluate(f, point, catch) for point in points]
-        if done == 0:
-            widths = {len(value) for value in values if value is not None}
-            n_objectives = widths.pop() if len(widths) == 1 else 1
-            if n_objectives > 1 or acquisition != "auto":
-                opt = BayesOpt(space, surrogate, n_objectives=n_objectives, **settings)
-                opt.ask(len(values))
+        if not n_objectives:
+            n_objectives = next((len(value) for value in values if value is not None), 0)
+            if n_objectives > 1 or (n_objectives and acquisition != "auto"):
+                opt = opt._again(BayesOpt(space, surrogate, n_objectives=n_objectives, **settings))
         rows = [np.full(opt.n_objectives, np.nan) if value is None else value for value in values]
         if any(len(row) != opt.n_objectives for row in rows):
-            raise InputError(f"minimize: f returned {len(rows[0])} and other numbers of values.")
+            lengths = sorted({len(row) for row in rows})
+            raise InputError(f"minimize: f returned {lengths} values, the first trial that worked {n_objectives}.")
         opt.tell(points, np.stack(rows) if opt.n_objectives > 1 else np.concatenate(rows))
         done += len(values)
         reporter.advance(done, "evaluated")
@@ -375,7 +401,7 @@ def minimize(
 
 
 def _evaluate(f: Callable[[Any], Any], point: Any, catch: tuple[type[Exception], ...]) -> Floats | None:
-    """The values of one trial, or None where it failed by an error that is caught."""
+    """The values of one trial, or None where it failed: by an error that is caught, or with NaN."""
     try:
         value = np.atleast_1d(np.asarray(f(point), dtype=np.float64))
     except catch as error:
@@ -383,4 +409,4 @@ def _evaluate(f: Callable[[Any], Any], point: Any, catch: tuple[type[Exception],
         return None
     if value.ndim > 1:
         raise InputError(f"minimize: f must return a number or a row of them, got shape {value.shape}.")
-    return value
+    return None if len(value) == 1 and np.isnan(value[0]) else value

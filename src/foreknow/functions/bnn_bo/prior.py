@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from foreknow.common.errors import ConfigError
+from foreknow.common.errors import CapabilityError, ConfigError
 from foreknow.common.rng import seeded_init
 from foreknow.common.validate import check_bool, check_int, check_option, check_real
 from foreknow.core.pictures import Lines
@@ -117,6 +117,10 @@ class NetworkPrior(Prior):
         return [cls((8, 8)), cls((1, 1, 1), "relu", 10.0, 1.6, scaled=True, infinite=True)]
 
 
+def _gamma(value: Tensor, shape: float, rate: float) -> Tensor:
+    return (shape - 1) * value.log() - rate * value
+
+
 ERAS = ("2024", "2023")
 
 
@@ -145,6 +149,17 @@ class ProcessPrior(Prior):
     def wrong(self) -> ProcessPrior:
         """The placebo: a lengthscale far longer than the cube."""
         return replace(self, lengthscale=FACTOR_WRONG)
+
+    def log_density(self, lengthscale: Tensor, scale: Tensor, noise: Tensor) -> Tensor:
+        """Log density of era "2023", without its constant: lengthscales (k,) if they are free, variance and noise ().
+
+        Raises:
+            CapabilityError: of era "2024", which BoTorch itself fits.
+        """
+        if self.era != "2023":
+            raise CapabilityError("ProcessPrior: only era '2023' has a log density here.")
+        found = _gamma(scale, 2.0, 0.15) + _gamma(noise, 1.1, 0.05)
+        return found if self.lengthscale is not None else found + _gamma(lengthscale, 3.0, 6.0).sum()
 
     def sample(
         self,

@@ -1,4 +1,4 @@
-"""Functions to be optimised: textbook ones, draws of networks and polynomials, and settings of a real model."""
+"""Functions to be optimised: textbook ones, draws of networks and polynomials, a material, a crop, a real model."""
 
 from __future__ import annotations
 
@@ -107,6 +107,89 @@ def polynomial_draw(d: int = 10, *, degree: int = 4, n_terms: int = 40, seed: in
         return float(sum(c * np.prod(x[part]) for c, part in zip(coefficients, columns, strict=True)))
 
     return Problem(f"polynomial-draw-{d}", Space.of([(-1.0, 1.0)] * d), evaluate, False)
+
+
+def oil_sorbent() -> Problem:
+    """Making of an electrospun oil sorbent: contact angle, absorption and strength, all to be large.
+
+    Seven settings, two of them continuous and five of four or five steps; each objective is a published regression on
+    them and their products (Wang et al. 2020). Their negatives are returned, and to be minimised.
+    """
+    space = Space.of(
+        {f"V{i + 1}": Integer(0, len(steps) - 1) if steps else Real(0.0, 1.0) for i, steps in enumerate(_STEPS)}
+    )
+    levels = [np.array(steps) / max(steps) if steps else None for steps in _STEPS]
+
+    def evaluate(point: dict[str, Any]) -> Floats:
+        v = [
+            point[name] if steps is None else steps[point[name]]
+            for name, steps in zip(space.names, levels, strict=True)
+        ]
+        terms = np.array([1.0, *v, *(v[i] * v[j] for i in range(7) for j in range(i, 7))])
+        return -np.array([terms @ np.array(part) for part in _SORBENT])
+
+    return Problem("oil-sorbent", space, evaluate, True, None, (-125.3865, -57.8292, 43.2665))
+
+
+_STEPS: tuple[tuple[float, ...], ...] = (
+    (), (0.7, 1.0, 1.4, 1.7, 2.0), (12.0, 15.0, 18.0, 21.0, 24.0), (0.12, 0.135, 0.15, 0.165, 0.18), (),
+    (16.0, 20.0, 26.0, 28.0), (0.41, 0.6, 0.84, 1.32),
+)  # fmt: skip
+_SORBENT = (
+    (-197.0928, -78.3309, 98.6355, 300.0701, 89.836, 208.2343, 332.9341, 135.6621, -16.7536, -11.0715, 201.8934,
+     17.127, 2.5198, -109.3922, 30.1607, -45.6507, -46.179, 19.2888, -102.9493, -19.1245, 53.6297, -91.4134,
+     -73.0649, -37.7181, -219.1268, -55.3704, 0.0, 3.8778, -6.9252, -105.165, -76.8701, -34.3181, -36.3892, 0.0,
+     -82.3222, 0.0),
+    (-212.8531, 245.7998, -127.3395, 305.8461, 638.1605, 301.2118, -451.3796, -115.5485, 0.0, 42.8351, 262.3775,
+     -103.5274, -196.1568, -394.7975, -176.3341, 0.0, 74.8291, 4.1557, -133.8683, 65.8711, -42.6911, 0.0, -323.9363,
+     -107.3983, -323.2353, 46.9172, -286.0182, -144.4199, 272.3729, 49.0799, 0.0, 318.4706, -236.2498, 393.5992,
+     252.4848, 0.0),
+    (7.7696, 15.4344, -10.619, -17.9367, 17.1385, 2.5026, -24.301, 10.6058, -18.7356, -1.2041, -37.2207, -3.2265,
+     7.3121, 52.3994, 9.7485, 12.1928, -15.9371, -1.1706, -2.6297, 7.0225, -1.4938, 0.0, 30.2786, 14.5061, 48.5021,
+     -11.4857, -17.546, -3.1381, -14.9747, 4.5204, 5.4997, -17.6907, -19.2489, -26.2718, -9.8219, 0.0),
+)  # fmt: skip
+"""Coefficients of 1, of the seven settings, and of their products V1 V1, V1 V2, ..., V7 V7."""
+
+
+def pest_control(n_stages: int = 25, *, seed: int = 0) -> Problem:
+    """Which of four pesticides, if any, to use at each stage (Oh et al. 2019): price and harm, to be minimised.
+
+    The share of a crop with pests grows at a random rate where nothing is used, and shrinks at one where something is,
+    which the pests come to tolerate; prices fall with the number of times. Harm is how often a tenth is exceeded, over
+    a hundred crops that are the same at every call.
+
+    Args:
+        n_stages: decisions.
+        seed: of the crops.
+    """
+    check_int("pest_control", "n_stages", n_stages, low=1)
+    draws = numpy_stream(seed, "pest-control", str(n_stages)).uniform(size=(2 * n_stages + 1, _N_CROPS))
+    space = Space.of({f"stage {i + 1}": Choice((0, 1, 2, 3, 4)) for i in range(n_stages)})
+
+    def beta(row: int, b: float) -> Floats:
+        """Draws of Beta(1, b)."""
+        return np.asarray(1.0 - (1.0 - draws[row]) ** (1.0 / b))
+
+    def evaluate(point: dict[str, Any]) -> float:
+        used = [point[name] for name in space.names]
+        resistance = list(_RESISTANCE)
+        share, price, harm = beta(0, 30.0), 0.0, 0.0
+        for stage, kind in enumerate(used):
+            harm += float((share > 0.1).mean())
+            if kind:
+                share = share * (1.0 - beta(2 * stage + 2, resistance[kind - 1]))
+                resistance[kind - 1] += _TOLERANCE[kind - 1] / n_stages
+                price += _PRICE[kind - 1] * (1.0 - _DISCOUNT[kind - 1] * used.count(kind) / n_stages)
+            else:
+                share = share + beta(2 * stage + 1, 17 / 3) * (1.0 - share)
+        return price + harm
+
+    return Problem(f"pest-control-{n_stages}", space, evaluate, True)
+
+
+_N_CROPS = 100
+_PRICE, _DISCOUNT = (1.0, 0.8, 0.7, 0.5), (0.2, 0.3, 0.3, 0.0)
+_RESISTANCE, _TOLERANCE = (2 / 7, 3 / 7, 3 / 7, 5 / 7), (1 / 7, 2.5 / 7, 2 / 7, 0.5 / 7)
 
 
 def support_vectors(n_rows: int = 200) -> Problem:

@@ -26,6 +26,7 @@ LEAST_NOISE = 1e-4
 """Smallest noise variance that is fitted, in standardised units; smaller ones make covariances singular."""
 _MOST_NOISE = 10.0
 _N_GRID = 40
+_FIRST_LENGTH = math.log(2.0)  # where GPyTorch starts
 
 
 def condition(cross: Tensor, own: Tensor, factor: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,6 +226,8 @@ class DKL(Surrogate):
         n_steps: of Adam on the marginal likelihood, network and process together.
         lr: of Adam.
         lengthscale: fixed, in median distances between the features of rows; None fits one for each feature.
+        first_noise: noise variance that training starts from; as published, the mode of its prior. From a small one
+            the network explains everything.
     """
 
     hidden: tuple[int, ...] = HIDDEN
@@ -233,9 +236,11 @@ class DKL(Surrogate):
     n_steps: int = 5000
     lr: float = 0.005
     lengthscale: float | None = None
+    first_noise: float = 2.0
 
     def __post_init__(self) -> None:
         NetworkPrior(self.hidden, self.activation)
+        check_real("DKL", "first_noise", self.first_noise, low=LEAST_NOISE, open_low=True)
         check_int("DKL", "n_pretrain", self.n_pretrain, low=1)
         check_int("DKL", "n_steps", self.n_steps, low=1)
         check_real("DKL", "lr", self.lr, low=0, open_low=True)
@@ -272,17 +277,17 @@ class DKL(Surrogate):
         return FlatNetwork(whole[:-1])
 
     def _train(self, network: FlatNetwork, first: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        """Network and process by the marginal likelihood of one outcome; the best point seen is kept."""
+        """Network and process by the posterior density of the process's parameters; the best point seen is kept."""
         n = len(x)
         with torch.no_grad():
             z = network(first[None], x)[0]
-            spread = torch.pdist(z).median() if n > 1 else torch.ones(())
+            spread = torch.pdist(z).median().clamp_min(1e-3) if n > 1 else torch.ones(())
         eye = torch.eye(n, dtype=x.dtype, device=x.device)
         weights = first.clone().requires_grad_(True)
         logs = torch.zeros(z.shape[1] + 2).to(x)  # lengthscales, scale, noise
-        scale = (spread.clamp_min(1e-3) * (self.lengthscale or 1.0)).log()
+        scale = math.log(_FIRST_LENGTH) if self.lengthscale is None else (spread * self.lengthscale).log()
         logs[:-2] = scale
-        logs[-1] = math.log(0.05)
+        logs[-1] = math.log(self.first_noise)
         logs.requires_grad_(True)
         mean = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
         optimiser = torch.optim.Adam([weights, logs, mean], lr=self.lr)
@@ -292,7 +297,9 @@ class DKL(Surrogate):
             noise = LEAST_NOISE + logs[-1].exp()
             factor = cholesky(logs[-2].exp() * matern(z, z) + noise * eye)
             half = torch.linalg.solve_triangular(factor, (y - mean)[:, None], upper=False)
-            loss = (0.5 * half.square().sum() + factor.diagonal().log().sum()) / n
+            likelihood = -0.5 * half.square().sum() - factor.diagonal().log().sum()
+            believed = self.prior().log_density(logs[:-2].exp(), logs[-2].exp(), noise)
+            loss = -(likelihood + believed) / n
             if float(loss.detach()) < best:
                 best = float(loss.detach())
                 kept = weights.detach().clone(), logs.detach().clone(), mean.detach().clone()

@@ -33,7 +33,8 @@ from foreknow.functions.bnn_bo import problems
 from foreknow.functions.bnn_bo.base import Surrogate
 from foreknow.functions.bnn_bo.compare import run
 from foreknow.functions.bnn_bo.model import standardise
-from foreknow.functions.bnn_bo.processes import IBNN
+from foreknow.functions.bnn_bo.networks import HMCNet, NetworkSurrogate
+from foreknow.functions.bnn_bo.processes import DKL, IBNN
 from foreknow.functions.bnn_bo.space import Floats
 from foreknow.functions.bnn_bo.surrogates import SURROGATES
 
@@ -78,6 +79,7 @@ _FEW = ("sobol", "gp", "ibnn", "dkl", "ensemble", "hmc")
 _ARMS = (*_FEW, "map", "ibnn, wrong prior")
 _HIGH = (*_ARMS, "gp-2023")
 _ALL = (*_ARMS, "gp-2023", "sghmc", "laplace")
+_WIDE = (256, 256)
 _QUICK = ("sobol", "gp", "ibnn", "hmc", "ensemble")
 SIZES = {
     "quick": Sizes((Loop("branin", 6, 4, 2, _QUICK), Loop("network-draw-4", 6, 4, 2, _QUICK)), 6, 10, "quick"),
@@ -155,13 +157,23 @@ def _table_arms(sizes: Sizes) -> list[str]:
     return ["gp", "ibnn", "hmc", "ensemble"] if quick else [arm for arm in _ALL if arm != "sobol"]
 
 
-def surrogate_of(arm: str, sizes: Sizes) -> Surrogate | str:
+def surrogate_of(arm: str, sizes: Sizes, loop: Loop) -> Surrogate | str:
     """The settings of an arm."""
     if arm == "ibnn, wrong prior":
         return IBNN().with_prior(IBNN().prior().wrong())
     if arm in ("sobol", "random"):
         return arm
-    return SURROGATES[arm][sizes.preset]
+    found = SURROGATES[arm][sizes.preset]
+    if loop.name != "network-draw-400":
+        return found
+    # as published for 400 parameters
+    if isinstance(found, NetworkSurrogate):
+        found = replace(found, hidden=_WIDE, prior_var=10.0, noise_var=1.0)
+    if isinstance(found, HMCNet):
+        found = replace(found, step=0.002, n_burn=200, n_samples=100)
+    if isinstance(found, DKL):
+        found = replace(found, hidden=_WIDE, lr=1e-4)
+    return found
 
 
 class Store:
@@ -180,7 +192,7 @@ class Store:
 
     def get(self, kind: str, loop: Loop, arm: str, seed: int, sizes: Sizes) -> Record:
         """The cell, computed if it is not there."""
-        settings = (repr(surrogate_of(arm, sizes)), loop.n_trials, loop.n_init, loop.batch)
+        settings = (repr(surrogate_of(arm, sizes, loop)), loop.n_trials, loop.n_init, loop.batch)
         about = settings if kind == "loop" else (settings[0], sizes.n_known, sizes.n_asked)
         name = "/".join((kind, loop.name, arm, str(seed), *map(str, about)))
 
@@ -200,8 +212,8 @@ class Store:
 def _search(loop: Loop, arm: str, seed: int, sizes: Sizes) -> Record:
     problem = loop.problem(seed)
     found = run(
-        problem, problem.space, surrogate_of(arm, sizes), n_trials=loop.n_trials, n_init=loop.n_init, batch=loop.batch,
-        minimize=problem.minimize, preset=sizes.preset, search=None, seed=seed,
+        problem, problem.space, surrogate_of(arm, sizes, loop), n_trials=loop.n_trials, n_init=loop.n_init,
+        batch=loop.batch, minimize=problem.minimize, preset=sizes.preset, search=None, seed=seed,
     )  # fmt: skip
     return {
         "best": found.best.tolist(), "scores": _scores(problem, found.best, seed).tolist(),
@@ -220,7 +232,7 @@ def _scores(problem: problems.Problem, best: Floats, seed: int) -> Floats:
 
 def _posterior(loop: Loop, arm: str, seed: int, sizes: Sizes) -> Record:
     """What a surrogate fitted to `n_known` points says of `n_asked` others: in standardised units."""
-    settings = surrogate_of(arm, sizes)
+    settings = surrogate_of(arm, sizes, loop)
     assert isinstance(settings, Surrogate)  # searches without one are not in the table
     problem = loop.problem(seed)
     known, y = problems.sobol_points(problem, sizes.n_known, seed=seed)
@@ -331,13 +343,16 @@ def _claims(sizes: Sizes, store: Store, seeds: int) -> tuple[list[Claim], list[s
         _mean(f"{name}: best value, HMC minus ensemble", final(high_d, "hmc") - final(high_d, "ensemble"), low=0.0,
               unit="sd", why=_WHY_HMC),
         Claim(f"the ranking flips: GP over I-BNN on {low_d.name} and I-BNN over GP on {name}, the smaller of both in "
-              "standard deviations of the paired difference", flip, low=0.0),
+              "standard deviations of the paired difference", flip, low=0.0, note=_sure(branin, network)),
         Claim("HMC: mean acceptance", accept, low=0.6, high=0.95),
         Claim("HMC: R-hat of function values, median over rows, mean over fits",
               float(np.mean(rhats)) if rhats else math.nan, high=1.1),
         _mean(f"held-out negative log density at {sizes.n_known} points, HMC minus the best other network with a "
               "distribution over all weights", nll("hmc") - nll(rival), high=0.0, unit="nat", why=_WHY_HMC),
     ]  # fmt: skip
+    if "gp-2023" in high_d.arms:
+        gap = final(high_d, "ibnn") - final(high_d, "gp-2023")
+        claims.append(_mean(f"{name}: best value, I-BNN minus the GP of 2023 (the paper's)", gap, low=0.0, unit="sd"))
     rankings = {
         loop.name: sorted(
             (arm for arm in loop.arms if "wrong" not in arm), key=lambda arm: -float(final(loop, arm).mean())
@@ -346,14 +361,73 @@ def _claims(sizes: Sizes, store: Store, seeds: int) -> tuple[list[Claim], list[s
     }
     notes = [f"Ranking on {name}, the best first: {', '.join(order)}." for name, order in rankings.items()]
     notes.append(
+        "DKL starts from the mode of its noise's prior and GPyTorch's lengthscale, as released, and is held by the "
+        "priors of its process. Tried on seeds 1000 and 1001, posteriors alone, with two layers of 32 and 200 joint "
+        "steps: from a noise of 0.05 and lengthscales of the features' median distance, with or without the priors, "
+        "the network explains all rows and its held-out negative log density is about ten times as large on Hartmann "
+        "and twenty times on the draw of a network; so it is again, though less, with four times the rate."
+    )
+    notes.append(
         "The noise variance of HMC, SGHMC, Laplace and MAP (0.1, published 0.01) was chosen for HMC on seeds 1000 and "
         "1001, after a run with 0.01."
     )
     notes.append(f"The best other surrogate on {low_d.name} is {best}; of networks with a distribution, {rival}.")
     if "gp-2023" in high_d.arms:
-        gap = float((final(high_d, "gp") - final(high_d, "gp-2023")).mean())
-        notes.append(f"On {high_d.name} today's GP default is {gap:+.2f} sd from that of 2023, which the paper used.")
+        gap = final(high_d, "gp") - final(high_d, "gp-2023")
+        notes.append(
+            f"On {high_d.name} today's GP default is {gap.mean():+.2f} sd from that of 2023, which the paper used: "
+            "what the paper found in many dimensions is the comparison with the latter."
+        )
+    if "ibnn, wrong prior" in _table_arms(sizes):
+        notes.append(_wrong_note(sizes, store, seeds))
+    for loop in sizes.loops:
+        if "dkl" in loop.arms:
+            notes.append(_against_sobol(loop, final(loop, "dkl") - final(loop, "sobol")))
     return claims, notes
+
+
+def _sure(*halves: Floats) -> str:
+    """What the intervals of the two halves of the flip allow."""
+    unsure = [
+        f"{half.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+        for number, half in enumerate(halves)
+        for low, high in [_interval(half, f"flip {number}")]
+        if low <= 0 <= high
+    ]
+    if not unsure:
+        return ""
+    return (
+        f"Of the two differences {len(unsure)} may as well be none at this number of seeds: {', '.join(unsure)} (mean "
+        "and 95% interval); the claim holds or fails by the sign of the means alone."
+    )
+
+
+def _wrong_note(sizes: Sizes, store: Store, seeds: int) -> str:
+    """On which problems the placebo of I-BNN says more of points not seen than the right prior."""
+
+    def mean(loop: Loop, arm: str, what: str = "nll") -> float:
+        return float(np.mean([store.get("posterior", loop, arm, seed, sizes)[what] for seed in range(seeds)]))
+
+    better = []
+    for loop in sizes.loops:
+        gap = mean(loop, "ibnn") - mean(loop, "ibnn, wrong prior")
+        if gap > 0:
+            held = mean(loop, "ibnn", "coverage_90")
+            better.append(
+                f"{loop.name} (by {gap:.2f} nat; the right prior's 90% intervals hold {held:.0%} of the values)"
+            )
+    if not better:
+        return "I-BNN's prior has a better held-out log density than its placebo on every problem."
+    return (
+        f"I-BNN's placebo, variances a hundred times too small, has the better held-out log density on "
+        f"{len(better)} of {len(sizes.loops)} problems: {', '.join(better)}."
+    )
+
+
+def _against_sobol(loop: Loop, gap: Floats) -> str:
+    low, high = _interval(gap, f"dkl {loop.name}")
+    text = f"On {loop.name} DKL is {gap.mean():+.2f} [{low:+.2f}, {high:+.2f}] from Sobol"
+    return f"{text}: no better than a search without a surrogate, at this number of seeds." if low <= 0 else f"{text}."
 
 
 def _effect(differences: Floats) -> float:

@@ -205,7 +205,7 @@ class Space:
             InputError: not such points, or outside the space.
         """
         if not self.named:
-            return self._check(self._rows(points, owner), owner)
+            return self.check(self._rows(points, owner), owner=owner)
         many = [points] if isinstance(points, Mapping) else points
         if isinstance(many, np.ndarray) or not isinstance(many, Sequence) or isinstance(many, str):
             raise InputError(f"{owner}: points must be mappings of {', '.join(self.names)}, got {points!r:.80}.")
@@ -215,7 +215,7 @@ class Space:
                 raise InputError(f"{owner}: point {i} must name {', '.join(self.names)}, got {point!r:.120}.")
             for j, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
                 rows[i, j] = _code(owner, name, parameter, point[name])
-        return self._check(rows, owner)
+        return self.check(rows, owner=owner)
 
     def _rows(self, points: Any, owner: str) -> Floats:
         try:
@@ -227,7 +227,12 @@ class Space:
             raise InputError(f"{owner}: points must have shape (n, {len(self.names)}), got {rows.shape}.")
         return rows
 
-    def _check(self, rows: Floats, owner: str) -> Floats:
+    def check(self, rows: Floats, *, owner: str = "Space") -> Floats:
+        """Rows of codes (n, d) as they came.
+
+        Raises:
+            InputError: a code lies outside the space, or is not whole where it must be.
+        """
         for j, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
             low, high = _ends(parameter)
             slack = SLACK * max(1.0, abs(low), abs(high))

@@ -28,7 +28,7 @@ from foreknow.functions.bnn_bo.base import Surrogate
 from foreknow.functions.bnn_bo.card import CARD
 from foreknow.functions.bnn_bo.model import standardise
 from foreknow.functions.bnn_bo.networks import HMCNet, LaplaceNet, SGHMCNet
-from foreknow.functions.bnn_bo.prior import NetworkPrior, ProcessPrior
+from foreknow.functions.bnn_bo.prior import NetworkPrior, ProcessPrior, grid
 from foreknow.functions.bnn_bo.space import Space
 from foreknow.functions.bnn_bo.surrogates import SURROGATES, as_surrogate
 
@@ -42,6 +42,9 @@ class SurrogateRegressor(System):
 
     `fit` takes trials; `predict_dist` says what others would give, and `foreknow apply` which to try next. For a loop
     of your own see `BayesOpt` and `minimize`, for BoTorch's `botorch_model`.
+
+    Where `fit` is given a `space`, rows are its codes (whole numbers for choices, counted from 0), and those outside
+    it are refused.
 
     Args:
         prior: a `NetworkPrior` (or a `ProcessPrior`, for the surrogates "gp" and "dkl"), "paper" (the surrogate's own),
@@ -130,6 +133,8 @@ class SurrogateRegressor(System):
             raise InputError(
                 f"SurrogateRegressor: X has {X.shape[1]} columns, the space {len(space.names)} parameters."
             )
+        if space is not None:
+            space.check(X, owner="SurrogateRegressor.fit")
         self._low, self._width = _range(X)
         self.X_, self.y_ = torch.as_tensor(X.copy()), torch.as_tensor(y.astype(np.float64))
         sign = self._sign()
@@ -141,6 +146,8 @@ class SurrogateRegressor(System):
         self.diagnostics_ = dict(self._fitted.diagnostics)
 
     def _predict_dist(self, X: NDArray[Any]) -> Predictive:
+        if self.space_ is not None:
+            self.space_.check(X, owner="SurrogateRegressor.predict")
         found, sign = self._fitted.predictive(self._unit(X)), self._sign()
         if isinstance(found, Gaussian):
             return Gaussian(sign * (self._shift + self._scale * found.loc), self._scale * found.sd)
@@ -177,8 +184,10 @@ class SurrogateRegressor(System):
         """The best trial so far, and for one parameter what is believed of the function."""
         names = self.space_.names if self.space_ is not None else [f"x{i}" for i in range(self.X_.shape[1])]
         found: dict[str, Picture] = {"best": trials.best_picture(self.y_.numpy(), self.goal_ == "minimize")}
-        if len(names) == 1 and self.X_.shape[1] == 1:
+        if len(names) == 1 and (self.space_ is None or self.space_.n_columns == 1):
             x = np.linspace(self._low[0] - 0.2 * self._width[0], self._low[0] + 1.2 * self._width[0], 200)[:, None]
+            if self.space_ is not None:
+                x = np.unique(self.space_.decode(grid(200)), axis=0)
             levels = self.predict(x, quantiles=(0.025, 0.5, 0.975))
             band = {"median": (levels[:, 0], levels[:, 2])}
             found["predictive"] = Lines(

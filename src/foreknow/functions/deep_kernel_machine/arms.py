@@ -60,7 +60,7 @@ class SparseGP(_Scaled):
         random_state: seed of the inducing points.
     """
 
-    def __init__(self, inducing: int = 100, n_steps: int = 150, lr: float = 0.05, random_state: int | None = None):
+    def __init__(self, inducing: int = 100, n_steps: int = 400, lr: float = 0.05, random_state: int | None = None):
         self.inducing = inducing
         self.n_steps = n_steps
         self.lr = lr

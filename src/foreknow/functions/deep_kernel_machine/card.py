@@ -22,8 +22,8 @@ CARD = Card(
     ),
     control=(
         "off() sets nu to infinity, which is exactly the Gaussian process of the infinitely wide network (NNGP): same "
-        "kernels, inducing points, likelihood and steps, and no representation learning. Further arms: nu = 0 (no "
-        "price), and the placebo of paying for the distance to the kernel of other points."
+        "kernels, inducing points, likelihood, steps at most and early stopping, and no representation learning. "
+        "Further arms: nu = 0 (no price), and the placebo of paying for the distance to the kernel of other points."
     ),
     inputs="Rows of numbers with a numeric target or a class, 50 to 50 000 of them.",
     outputs="A normal distribution or class probabilities for each row, and the Gram matrix that each layer learnt.",
@@ -49,17 +49,17 @@ CARD = Card(
         "and classes use the whitened variational form, and the softmax expectation sixteen fixed draws.",
         "Scales, noise and inducing points are learnt first with the Gram matrices of the infinitely wide network; "
         "these are freed thereafter. nu='auto' and early_stopping choose nu and the number of those steps on fifths "
-        "of the rows held out in turn and then learn from all; the divergence restrains the inducing points only, and "
-        "long training overfits at small nu.",
+        "of the rows held out in turn and then learn from all, nu = inf like any other; the divergence restrains the "
+        "inducing points only, and long training overfits at small nu.",
         "The Langevin dynamics of the proof accept or turn back each step (Horowitz 1991).",
         "Input scales, kernels and learning rates are assumed; a bias of variance 0.1 stands behind the arc-cosine "
         "kernel. Chunked Cholesky factors, which are about the memory of a GPU, and convolutional machines are left "
         "out.",
     ),
     limits=(
-        "In its small proof (one target, some 320 rows) it gained nothing over its own infinite-width limit (nu = "
-        "inf): mean gain -0.012 nat, worse in log density on five of six tables, mostly by little. nu='auto' has inf "
-        "among its choices; compare with prior='off' before you rely on it.",
+        "Do not expect a gain over its own infinite-width limit (nu = inf) on tables of one target and some hundreds "
+        "of rows: the evidence of its small proof has the numbers. nu='auto' has inf among its choices; compare with "
+        "prior='off' before you rely on it.",
         "One target of numbers is little evidence for a representation, and the objective is no bound on the evidence: "
         "at small nu it overfits, and with columns of noise badly so.",
         "Full-batch learning is cubic in the rows and refuses more than 3000; use inducing points.",

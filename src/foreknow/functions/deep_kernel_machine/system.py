@@ -70,7 +70,8 @@ class DeepKernelMachine(System):
         n_steps: steps thereafter, of everything, at most.
         lr_warm, lr: highest rates of Adam in the two.
         optimizer: "adam", or "lbfgs" (all rows at once).
-        early_stopping: learn first on four fifths, to see on the others after how many of `n_steps` to stop.
+        early_stopping: learn first on four fifths, to see on the others after how many of `n_steps` to stop; so it is
+            done with every nu, inf too.
         folds: how many of the five fifths are held out, in turn, for that and for nu="auto".
         factor: R_l as a lower "cholesky" factor or "square".
         divergence: "exact", or its "taylor" form.
@@ -197,7 +198,10 @@ class DeepKernelMachine(System):
         if not isinstance(self.nus, tuple | list) or not len(self.nus):
             raise ConfigError(f"{owner}: nus must be a tuple of numbers, got {self.nus!r:.60}.")
         for value in self.nus:
-            check_nu(owner, value)
+            if isinstance(check_nu(owner, value), str):
+                raise ConfigError(
+                    f"{owner}: nus must hold numbers, got {value!r}.", hint="nu='auto' chooses among nus."
+                )
         if isinstance(self.inducing, str):
             check_option(owner, "inducing", self.inducing, ("full",))
         else:
@@ -257,14 +261,13 @@ class DeepKernelMachine(System):
         )  # fmt: skip
         self.nu_, self.steps_ = nus[-1], self.n_steps
         self.chosen_from_: list[dict[str, float]] = []
-        unsure = len(nus) > 1 or (self.early_stopping and not math.isinf(nus[0]))
-        if unsure and len(x) >= _FEWEST_TO_HOLD_OUT:
+        if (len(nus) > 1 or self.early_stopping) and len(x) >= _FEWEST_TO_HOLD_OUT:
             mixed = torch.as_tensor(numpy_stream(self.seed_, "held out").permutation(len(x)), device=self.device_)
             held = mixed.tensor_split(5)[: self.folds]
-            self.nu_, steps, self.chosen_from_ = choose(
-                self._build, x, target, nus, budget, generator=self._stream("batches"), held=held
+            self.nu_, self.steps_, self.chosen_from_ = choose(
+                self._build, x, target, nus, budget, generator=self._stream("batches"), held=held,
+                stopping=self.early_stopping,
             )  # fmt: skip
-            self.steps_ = steps if self.early_stopping and not math.isinf(self.nu_) else self.n_steps
         network = warm(self._build(self.nu_, x), x, target, budget, generator=self._stream("batches"))
         train(
             network, x, target, budget, generator=self._stream("batches"), stop_at=self.steps_,

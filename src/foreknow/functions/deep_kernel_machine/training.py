@@ -167,11 +167,12 @@ def choose(
     *,
     generator: Generator,
     held: Sequence[Tensor],
+    stopping: bool = True,
 ) -> tuple[float, int, list[dict[str, float]]]:
     """The nu and the number of steps with the least mean loss on rows held out, and all losses that were seen.
 
-    The infinitely wide network is where all tries start from, so it is seen in any case, as nu = inf after no step;
-    it is a choice only where `nus` has it.
+    The infinitely wide network is where all tries start from, so it is seen in any case, as nu = inf after no step.
+    A choice it is only where `nus` has it, after as many steps as any other nu may have.
 
     Args:
         build: makes a network for a nu and the rows it learns from.
@@ -180,6 +181,7 @@ def choose(
         budget: of each try.
         generator: of batches.
         held: indices of the rows held out, one tensor for each time that rows are.
+        stopping: whether a try may end early; else only what stands after all steps is a choice.
     """
     losses: dict[float, list[dict[int, float]]] = {nu: [] for nu in (math.inf, *nus)}
     for fold in held:
@@ -189,32 +191,38 @@ def choose(
         wide.settle(x[kept], y[kept])
         losses[math.inf].append({0: held_out_loss(wide, x[fold], y[fold])})
         start = wide.state_dict()
-        for nu in losses:
-            if math.isinf(nu):
-                continue
+        for nu in dict.fromkeys(nus):
             network = build(nu, x[kept])
             network.load_state_dict(start)
             found: dict[int, float] = {}
-            watch = _watch(network, x[fold], y[fold], found)
+            watch = _watch(network, x[fold], y[fold], found, stopping)
             train(network, x[kept], y[kept], budget, generator=generator, watch=watch)
-            losses[nu].append(found)
+            if math.isinf(nu):
+                losses[nu][-1] |= found
+            else:
+                losses[nu].append(found)
     seen = [
         {"nu": nu, "steps": float(step), "loss": sum(found[step] for found in folds) / len(folds)}
         for nu, folds in losses.items()
         for step in folds[0]
         if all(step in found for found in folds)
     ]
-    eligible = [entry for entry in seen if math.isfinite(entry["loss"]) and entry["nu"] in nus]
+    eligible = [entry for entry in seen if math.isfinite(entry["loss"]) and entry["steps"] > 0]
     best = min(eligible, key=lambda entry: entry["loss"], default=None)
     if best is None:
         raise ConvergenceError("no setting gave a finite loss on the rows held out.", hint="Lower lr, or raise jitter.")
     return best["nu"], int(best["steps"]), seen
 
 
-def _watch(network: DeepKernelNetwork, x: Tensor, y: Tensor, found: dict[int, float]) -> Watch:
-    """Notes in `found` the loss on the rows held out, by the number of steps, and ends a training that only loses."""
+def _watch(network: DeepKernelNetwork, x: Tensor, y: Tensor, found: dict[int, float], stopping: bool) -> Watch:
+    """Notes in `found` the loss on the rows held out, by the number of steps, and ends a training that only loses.
+
+    Without `stopping` it ends none, and notes the last loss alone.
+    """
 
     def look(step: int) -> bool:
+        if not stopping:
+            found.clear()
         found[step] = held_out_loss(network, x, y)
         return len(found) - 1 - list(found.values()).index(min(found.values())) > _PATIENCE
 
