@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -273,11 +274,15 @@ def _questions(sizes: Sizes, tasks: Tasks, after: Tensor, seed: int) -> tuple[li
             Question(
                 density, torch.zeros(1, dtype=torch.float64), t[:, 0], torch.full((2000,), 1 / 2000),
                 _FAMILY.log_prob(many, t), tasks.state[i, 0],
-                lambda t, params=params: _FAMILY.log_prob(params.expand(len(t), -1), t.unsqueeze(-1)),
+                partial(_log_prior, params),
                 -float(tasks.state[i, 0]),
             )
         )  # fmt: skip
     return questions, picks
+
+
+def _log_prior(params: Tensor, t: Tensor) -> Tensor:
+    return _FAMILY.log_prob(params.expand(len(t), -1), t.unsqueeze(-1))
 
 
 def _many_observations(system: DistributionTransformer, sizes: Sizes) -> list[Record]:

@@ -262,7 +262,7 @@ def alone(
 ) -> list[Record]:
     """Milliseconds a step of the network and of particles where one series runs alone."""
     first, at = start[:1], states[:, :1]
-    few = [{name: value[:1] for name, value in z.items()} for z in seen]
+    few: list[Observations] = [{name: value[:1] for name, value in z.items()} for z in seen]
     tracks = {
         _OURS: our_track(system, motion, first, at, few),
         f"particles, {n}": particle_track(motion, model, n, first, at, few, 0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -74,11 +75,7 @@ def beside(
         score("SVI", question, matched_normal(mean[0], sd[0].square()).log_prob, 1000 * watch.seconds)
         with Stopwatch() as watch:
             draws = nuts(question.log_density, question.start, budget=budget, seed=seed_of(seed, "nuts", str(i)))
-        kernels = Empirical(draws[:, 0])
-        score(
-            "NUTS", question, lambda t, k=kernels, q=question: with_prior(k.log_prob(t), q.log_prior(t)),
-            1000 * watch.seconds,
-        )  # fmt: skip
+        score("NUTS", question, partial(_with_kernels, Empirical(draws[:, 0]), question), 1000 * watch.seconds)
     records: list[Record] = []
     for name, found in scores.items():
         kl, there, ms = (list(part) for part in zip(*found))
@@ -89,3 +86,7 @@ def beside(
             }
         )  # fmt: skip
     return records
+
+
+def _with_kernels(kernels: Empirical, question: Question, t: Tensor) -> Tensor:
+    return with_prior(kernels.log_prob(t), question.log_prior(t))
