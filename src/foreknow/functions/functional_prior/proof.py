@@ -148,17 +148,17 @@ NOTES: tuple[str, ...] = (
     "Distances of A are unbiased and have a floor: the distance between two bags of the target's own draws, which is "
     "given as the arm 'target'. A ratio divides by the larger of floor size 0.001 and the distance.",
     "One matched prior serves all curves of B and all splits of C.",
-    "Matching starts from N(0, 1.31^2 / fan_in) weights, whose functions are of the right size and far too smooth; N(0, 1) "
-    "weights, the control arm, are several times too large, so their distance says little of what matching did. Before "
-    "and after are 'start of matching' and 'GPi-G'.",
+    "Matching starts from N(0, 1.31^2 / fan_in) weights, whose functions are somewhat too large and far too smooth. "
+    "Those of N(0, 1) weights, the control arm, are several times too large, so their distance says little of what "
+    "matching did. Before and after are 'start of matching' and 'GPi-G'.",
     "An arm's distance is due to size (sd_least, sd_most) or to smoothness (autocorrelation_1, autocorrelation_2, "
-    "energy_distance_of_shape: every arm divided by its own sd). Size weighs more: of Gaussian processes, one as smooth "
-    "as the target with sd 0.77 is 0.020 away, one of its size and twice its lengthscale 0.010 (seeds 1000 and 1001).",
-    "The small preset cuts published matching: 100 outer steps of rate 0.1 for 800 of 0.01, 20 inner steps for 1000, 128 "
-    "functions for 512 and 100 points for 200. On seed 1000 the rate 0.05 of the tables left an energy distance of 0.040 "
-    "and 0.1 one of 0.030, from 0.155 at the start.",
-    "C: where the chains of N(0, 1) weights have not converged (R-hat of the arms) part of their error is the sampler's; "
-    "N(0, 1 / fan_in) is the fair control.",
+    "energy_distance_of_shape: every arm divided by its own sd). Size weighs much: of Gaussian processes, one as smooth "
+    "as the target with sd 0.77 is 0.020 away, one of its size and twice its lengthscale 0.010 (seeds 1000, 1001).",
+    "The small preset cuts published matching: 100 outer steps of rate 0.1 for 800 of 0.01, 20 inner steps for 1000, "
+    "128 functions for 512 and 100 points for 200. On seed 1000 the rate 0.05 of the tables left an energy distance of "
+    "0.040 and 0.1 one of 0.030, from 0.155 at the start; the placebo at 0.1 ended at 0.037.",
+    "C: where the chains of N(0, 1) weights have not converged (R-hat of the arms) part of their error is the "
+    "sampler's; N(0, 1 / fan_in) is the fair control.",
 )
 
 _WHY_BEFORE = (
@@ -403,12 +403,12 @@ def table_claims(arms: Sequence[Mapping[str, Any]]) -> list[Claim]:
     on, off, ensemble = "GPi-G", "off: FG, N(0, 1)", "plain: deep ensemble"
     rhat, nll = float(of(off, "rhat_median").max()), float((of(ensemble, "nll") - of(on, "nll")).mean())
     notes = {
-        off: f"No fair control: its chains do not agree (median R-hat up to {rhat:.2f} a split), and part of the gap is "
-        "the sampler's. Read the claim on N(0, 1 / fan_in) weights."
+        off: f"No fair control: its chains do not agree (median R-hat up to {rhat:.2f} a split), and part of the gap "
+        "is the sampler's. Read the claim on N(0, 1 / fan_in) weights."
         if rhat > 1.1
         else "",
-        ensemble: "Five networks trained by maximum likelihood are about as good on this table, or better, for a part of "
-        f"the time; their NLL minus that of GPi-G is {nll:.2f} nat.",
+        ensemble: "Five networks trained by maximum likelihood are about as good on this table, or better, for a part "
+        f"of the time; their NLL minus that of GPi-G is {nll:.2f} nat.",
     }
     claims = []
     words = {off: "N(0, 1) weights", "FG, N(0, 1 / fan_in)": "N(0, 1 / fan_in) weights", ensemble: "deep ensemble"}

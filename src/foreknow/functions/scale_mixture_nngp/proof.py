@@ -127,8 +127,8 @@ _WHY_FITTED = (
 _WHY_TAILS = (
     "With n rows the predictive distribution has 2a + n degrees of freedom, which from some fifty rows on is close to "
     "normal: it gains little, or much in single splits (most of ccard's gain on clean rows is one of them). What the "
-    "training rows show of the scale both processes learn. Burr scales, and a and b fitted, were tried and change nothing of it. "
-    "Outliers want a scale a row, as student-noise-gp has."
+    "training rows show of the scale both processes learn. Burr scales, and a and b fitted, were tried and change "
+    "nothing of it. Outliers want a scale a row, as student-noise-gp has."
 )
 _WHY_DIGITS = (
     "A tie: trained to the end, both processes predict the same to a thousandth of a nat. Hundreds of labels leave "

@@ -240,7 +240,7 @@ class Elementwise(_Expanded):
 @record
 @dataclass(frozen=True)
 class Tanh(Activation):
-    """phi(u) = tanh(u), its duals those of a mean of erf(s u) over six scales s: second moments to 1e-7 at any variance.
+    """phi(u) = tanh(u), its duals those of a mean of erf(s u) over six scales s: to 1e-7 at any variance.
 
     The logistic distribution is a mixture of normals with standard deviations 2 K, K of Kolmogorov's law (Andrews and
     Mallows 1974), so tanh(u) = E erf(u / (sqrt(2) K)). The scales are Gauss nodes of log K.
