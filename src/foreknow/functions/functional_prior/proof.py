@@ -153,7 +153,7 @@ NOTES: tuple[str, ...] = (
     "matching did. Before and after are 'start of matching' and 'GPi-G'.",
     "An arm's distance is due to size (sd_least, sd_most) or to smoothness (autocorrelation_1, autocorrelation_2, "
     "energy_distance_of_shape: every arm divided by its own sd). Size weighs much: of Gaussian processes, one as "
-    "smooth as the target with sd 0.77 is 0.020 away, one of its size and twice its lengthscale 0.010 (seeds 1000, 1001).",
+    "smooth as the target with sd 0.77 is 0.020 away, one of its size with twice its lengthscale 0.010 (seed 1000).",
     "The small preset cuts published matching: 100 outer steps of rate 0.1 for 800 of 0.01, 20 inner steps for 1000, "
     "128 functions for 512 and 100 points for 200. On seed 1000 the rate 0.05 of the tables left an energy distance of "
     "0.040 and 0.1 one of 0.030, from 0.155 at the start; the placebo at 0.1 ended at 0.037.",
