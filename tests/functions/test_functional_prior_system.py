@@ -16,7 +16,7 @@ from foreknow.functions.functional_prior.baselines import DeepEnsemble, PlainGP
 from foreknow.functions.functional_prior.matching import Critic, Measurement, train_critic
 from foreknow.functions.functional_prior.measures import autocorrelation, energy_distance, interval_score, mmd2
 from foreknow.functions.functional_prior.posterior import sample_posterior
-from foreknow.functions.functional_prior.proof import SIZES
+from foreknow.functions.functional_prior.proof import SIZES, distance_claims, table_claims
 from foreknow.nn.bayes import FlatNetwork, GaussianLayers, GaussianNoise, SGHMCSettings, hmc, mlp
 
 TINY = {
@@ -118,6 +118,9 @@ def test_the_hyper_prior_is_on_the_logarithm():
     assert float(draws.square().mean()) == pytest.approx(np.exp(0.1 + 0.5), rel=0.15)  # the mean of LogNormal(0.1, 1)
     assert GPFunctions().lengthscale_of(8) == 4.0
     assert GPFunctions().stretched(5).lengthscale_of(1) == pytest.approx(5 * 2**0.5)
+    for columns in (1, 25):  # the placebo is as much smoother on any table
+        assert FunctionalPrior().wrong().target.lengthscale_of(columns) == pytest.approx(5 * (2 * columns) ** 0.5)
+    assert GPFunctions(0.6).stretched(2).stretched(3).lengthscale_of(4) == pytest.approx(3.6)
 
 
 def test_bad_targets_are_refused():
@@ -176,6 +179,19 @@ def test_values_belong_to_one_network():
         prior.weight_prior(large)
     with pytest.raises(ConfigError, match="control arm"):
         FunctionalPrior(Lines(), matched=False, values=(1.0,))
+
+
+def test_matching_happens_where_the_rows_are(monkeypatch):
+    seen: set[str] = set()
+
+    def look(prior, *args, **named):
+        seen.update(value.device.type for value in (*prior.parameters(), *prior.buffers()))
+        raise InterruptedError
+
+    monkeypatch.setattr("foreknow.functions.functional_prior.prior.match_weights", look)
+    with pytest.raises(InterruptedError):
+        FunctionalPrior(Lines()).match(mlp(1, 1, (3,)), Measurement(torch.zeros(4, 1, device="meta")))
+    assert seen == {"meta"}
 
 
 def test_measurement_rows():
@@ -275,6 +291,25 @@ def test_the_paper_preset_takes_a_step():
         network = FlatNetwork(mlp(1, 1, sizes.hidden))
     settings = MatchSettings(n_outer=1, n_inner=1, n_functions=sizes.curve.n_functions, n_points=sizes.curve.n_points)
     assert FunctionalPrior(GPFunctions(1.0)).match(network, Measurement.grid(-6, 6, 200), settings).values
+
+
+def test_claims_of_distance_and_of_the_table_name_their_controls():
+    arms = ("GPi-G", "start of matching", "off: FG, N(0, 1)", "wrong: five times as smooth")
+    found = {arm: {"energy_distance": d, "mmd2": d} for arm, d in zip(arms, (0.1, 0.4, 2.0, 0.09), strict=True)}
+    verdicts = [claim.verdict for claim in distance_claims(found)]
+    assert verdicts == ["held", "held", "failed", "failed", "failed", "failed"]
+    assert all(claim.note for claim in distance_claims(found)[2:])
+    rows = [
+        {"arm": arm, "rmse": rmse + 0.1 * seed, "nll": 2.5, "rhat_median": rhat}
+        for seed in range(3)
+        for arm, rmse, rhat in (
+            ("GPi-G", 2.7, 1.0), ("off: FG, N(0, 1)", 3.4, 1.5), ("FG, N(0, 1 / fan_in)", 3.0, 1.0),
+            ("plain: deep ensemble", 2.7, 1.0),
+        )
+    ]  # fmt: skip
+    off, scaled, ensemble = table_claims(rows)
+    assert (off.verdict, scaled.verdict, ensemble.verdict) == ("held", "held", "failed")
+    assert "1.50" in off.note and "Five networks" in ensemble.note and not scaled.note
 
 
 def test_plain_methods():

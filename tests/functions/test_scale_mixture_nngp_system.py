@@ -406,3 +406,15 @@ def test_outliers_and_shift_are_what_they_say() -> None:
     train, test = proof._split(X, "shift", 30, numpy_stream(0, "split"))
     assert not set(train) & set(test) and len(train) == 30
     assert X[train].max() < X[test].min() or X[train].min() > X[test].max()
+
+
+def test_intervals_over_sets_of_two_splits_are_of_student_t() -> None:
+    from foreknow.functions.scale_mixture_nngp.proof import _over_sets
+
+    one = np.array([0.1, 0.3])
+    mean, interval = _over_sets({"a": one})
+    assert interval is not None and mean == pytest.approx(0.2)
+    assert interval == pytest.approx(stats.t.interval(0.95, 1, 0.2, stats.sem(one)))
+    _, both = _over_sets({"a": one, "b": one})  # two equal variances of one degree each have two
+    assert both == pytest.approx(stats.t.interval(0.95, 2, 0.2, stats.sem(one) / math.sqrt(2)))
+    assert _over_sets({"a": np.array([0.2, 0.2])}) == (0.2, (0.2, 0.2))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from foreknow.common.errors import ConfigError, InputError
 from foreknow.common.rng import torch_stream
@@ -107,6 +108,46 @@ def test_corners_are_finite_with_their_gradients(phi: Activation, case: tuple[fl
         value = function(a, b, c)
         gradient = torch.autograd.grad(value, (a, b, c), allow_unused=True, materialize_grads=True)
         assert all(part.isfinite() for part in (value, *gradient)), (function, value, gradient)
+
+
+def second_moment(function, variance: float) -> float:
+    """E function(u)^2 by the trapezoidal rule, which is exact to rounding for functions as smooth as these."""
+    z = torch.arange(-13, 13, 0.01, dtype=torch.float64)
+    weights = torch.exp(-0.5 * z.square())
+    return float((function(math.sqrt(variance) * z).square() * weights).sum() / weights.sum())
+
+
+@pytest.mark.parametrize("variance", [0.01, 1.0, 5.0, 10.0])
+@pytest.mark.parametrize("phi", [Tanh(), Elementwise(torch.sin), Elementwise(softplus)], ids=str)
+def test_second_moments_up_to_the_stated_variance(phi: Activation, variance: float) -> None:
+    a = torch.tensor(variance, dtype=torch.float64)
+    for found in (phi.second_moment(a), phi.dual(a, a, a)):
+        assert float(found) == pytest.approx(second_moment(phi, variance), abs=1e-7)
+
+
+def test_tanh_is_accurate_at_any_variance() -> None:
+    a = torch.tensor([20.0, 100.0, 1000.0], dtype=torch.float64)
+    for function, dual in ((torch.tanh, Tanh().dual), (lambda u: 1 - torch.tanh(u).square(), Tanh().dual_derivative)):
+        expected = torch.tensor([second_moment(function, float(value)) for value in a], dtype=torch.float64)
+        assert torch.allclose(dual(a, a, a), expected, atol=1e-7)
+    kernel = FullyConnected(3, "tanh", 10.0, 1.6)
+    x = rows(6)
+    assert torch.allclose(kernel(x).diagonal(), kernel.diag(x), rtol=1e-9)
+
+
+@pytest.mark.parametrize("phi", [Erf(), GELU(), Tanh()], ids=str)
+def test_rows_of_any_norm_have_finite_kernels(phi: Activation) -> None:
+    direction = rows(3, 4)
+    for norm in (1e4, 1e8, 1e12, 1e30):
+        x = norm * torch.cat([direction, direction[:1], -direction[:1]])
+        kernel = FullyConnected(2, phi, 1.3, 0.1)
+        for found in (*kernel.ntk(x), kernel.ntk_diag(x)):
+            assert bool(found.isfinite().all())
+    a = torch.tensor(1e16, dtype=torch.float64)
+    assert float(Erf().dual(a, a, a)) == pytest.approx(1.0, abs=1e-7)
+    assert float(Erf().dual_derivative(a, a, a)) == pytest.approx(2e-8 / math.pi, rel=1e-6)  # 4 / (pi sqrt(1 + 4a))
+    assert float(GELU().dual(a, a, a)) == pytest.approx(a.item() / 2, rel=1e-6)  # that of ReLU
+    assert float(GELU().dual_derivative(a, a, a)) == pytest.approx(0.5, abs=1e-6)
 
 
 def test_arc_cosine_against_cho_and_saul() -> None:

@@ -124,7 +124,7 @@ class FunctionalPrior(Prior):
             return self
         flat = network if isinstance(network, FlatNetwork) else FlatNetwork(network)
         rows = X if isinstance(X, Measurement) else Measurement.of_rows(torch.as_tensor(X, dtype=torch.float32))
-        prior = self.weight_prior(flat, seed=random_state).requires_grad_(True)
+        prior = self.weight_prior(flat, seed=random_state).to(rows.rows.device).requires_grad_(True)
         found = match_weights(
             prior, flat, as_target(self.target), rows, settings or MatchSettings(),
             generator=torch_stream(random_state, "match"), reporter=reporter,

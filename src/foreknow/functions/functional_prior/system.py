@@ -151,9 +151,7 @@ class BayesianNet(System):
         return FunctionalPrior(GPFunctions(with_hyperprior=True), self.family)
 
     def _wrong_prior(self) -> FunctionalPrior:
-        n_columns = getattr(self, "n_features_in_", 1)
-        target = GPFunctions(with_hyperprior=True, n_features=n_columns).stretched(5)
-        return FunctionalPrior(target, self.family)
+        return self._paper_prior().wrong()
 
     def _read_X(self, X: object, *, fitting: bool) -> Any:
         if getattr(X, "ndim", 2) > 2:  # images, for a network given to fit

@@ -29,7 +29,7 @@ class FunctionPrior(Prior):
 
     @abstractmethod
     def at(self, x: Tensor, n: int, *, generator: Generator) -> Tensor:
-        """Values (n, m) of `n` functions at the rows x, shape (m, n_features), in float64."""
+        """Values (n, m) of `n` functions at the rows x, shape (m, n_features) on the generator's device, in float64."""
 
     def grid(self, n_points: int = 50) -> Tensor:
         """Where a draw is looked at: a line through the origin, from -3 to 3 in every feature, float64."""
@@ -51,7 +51,7 @@ class FunctionPrior(Prior):
             InputError: the target gave another shape, or numbers that are not finite.
         """
         check_int(type(self).__name__, "n", n, low=1)
-        rows = self.grid() if x is None else torch.as_tensor(x, dtype=torch.float64)
+        rows = (self.grid() if x is None else torch.as_tensor(x, dtype=torch.float64)).to(generator.device)
         values = self.at(rows, n, generator=generator)
         if tuple(values.shape) != (n, len(rows)) or not bool(values.isfinite().all()):
             raise InputError(
@@ -79,6 +79,7 @@ class GPFunctions(FunctionPrior):
             LogNormal(0.1, 1), as published; `variance` multiplies the latter.
         kernel: "rbf", or "white": values at different rows are independent.
         n_features: columns of the rows that `sample` shows by itself.
+        stretch: multiplies the lengthscale, whatever it is.
     """
 
     lengthscale: float | str = "sqrt2d"
@@ -86,6 +87,7 @@ class GPFunctions(FunctionPrior):
     with_hyperprior: bool = False
     kernel: str = "rbf"
     n_features: int = 1
+    stretch: float = 1.0
 
     def __post_init__(self) -> None:
         if isinstance(self.lengthscale, str):
@@ -96,20 +98,19 @@ class GPFunctions(FunctionPrior):
         check_bool("GPFunctions", "with_hyperprior", self.with_hyperprior)
         check_option("GPFunctions", "kernel", self.kernel, KERNELS)
         check_int("GPFunctions", "n_features", self.n_features, low=1)
+        check_real("GPFunctions", "stretch", self.stretch, low=0, open_low=True)
 
     def off(self) -> Prior:
         return replace(self, kernel="white")
 
     def stretched(self, factor: float) -> GPFunctions:
         """The same with lengthscales `factor` times as long: the placebo."""
-        length = self.lengthscale if isinstance(self.lengthscale, str) else factor * float(self.lengthscale)
-        if isinstance(length, str):
-            length = factor * math.sqrt(2 * self.n_features)
-        return replace(self, lengthscale=length)
+        return replace(self, stretch=factor * self.stretch)
 
     def lengthscale_of(self, n_columns: int) -> float:
         """The lengthscale on rows of this many columns."""
-        return math.sqrt(2 * n_columns) if isinstance(self.lengthscale, str) else float(self.lengthscale)
+        length = math.sqrt(2 * n_columns) if isinstance(self.lengthscale, str) else float(self.lengthscale)
+        return self.stretch * length
 
     def at(self, x: Tensor, n: int, *, generator: Generator) -> Tensor:
         place, rows = generator.device, x.to(generator.device, torch.float64)
