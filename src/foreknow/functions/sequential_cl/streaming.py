@@ -32,6 +32,10 @@ class StreamingLDA(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         random_state: seed of the features.
     """
 
+    counts_: Floats
+    means_: Floats
+    scatter_: Floats
+
     def __init__(
         self, n_features: int = 500, shrinkage: float = 1e-2, classes_per_task: int = 2, random_state: int = 0
     ) -> None:
@@ -94,9 +98,7 @@ class StreamingLDA(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         size = self.n_features or n_in
         self._directions = rng.normal(size=(n_in, size)) / math.sqrt(n_in)
         self._shifts = rng.normal(size=size)
-        self.counts_: Floats = np.zeros(0)
-        self.means_: Floats = np.zeros((0, size))
-        self.scatter_: Floats = np.zeros((size, size))
+        self.counts_, self.means_, self.scatter_ = np.zeros(0), np.zeros((0, size)), np.zeros((size, size))
 
     def _features(self, rows: Floats) -> Floats:
         scaled = self.scale_(rows).reshape(len(rows), -1)
