@@ -39,9 +39,7 @@ def relative_l2(predicted: Tensor, truth: Tensor, floor: float | None = None) ->
     return _ratio(predicted - truth, truth, least_norm(truth) if floor is None else floor)
 
 
-def relative_h1(
-    predicted: Tensor, truth: Tensor, floor: float | None = None, n_weighted: int = N_WEIGHTED
-) -> Tensor:
+def relative_h1(predicted: Tensor, truth: Tensor, floor: float | None = None, n_weighted: int = N_WEIGHTED) -> Tensor:
     """||w F(predicted - truth)|| / ||w F truth|| with w^2 = 1 + kx^2 + ky^2, where |k| >= n_weighted counts as 0.
 
     The transform takes a field for periodic: a jump between opposite edges counts as a steep slope.

@@ -416,7 +416,7 @@ def finetune(
 
 
 def _in_turn(loader: Batches) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """k -> the next batch of a loader, pass after pass."""
+    """What gives the next batch of a loader whatever is asked for, pass after pass."""
 
     def passes() -> Iterator[tuple[Tensor, Tensor]]:
         while True:

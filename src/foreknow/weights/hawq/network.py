@@ -1,9 +1,9 @@
 """The quantised network: trained with rounded numbers, evaluated as the integers it will become.
 
 Every value is a pair of integers (as floats, so that gradients exist) and their scale. In training they are float32;
-in evaluation float64, where sums of products are exact, and the dyadic requantisation goes through int64. Batch normalisation is folded
-into the weights before these are rounded, except in training with `fold=False`, where the weights are rounded as they
-are and the statistics go on moving.
+in evaluation float64, where sums of products are exact, and the dyadic requantisation goes through int64. Batch
+normalisation is folded into the weights before these are rounded, except in training with `fold=False`, where the
+weights are rounded as they are and the statistics go on moving.
 """
 
 from __future__ import annotations

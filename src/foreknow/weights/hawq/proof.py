@@ -32,7 +32,6 @@ from foreknow.core.evidence import Claim, Evidence
 from foreknow.core.finished import Finished
 from foreknow.core.measures import paired_interval
 from foreknow.core.system import PRESETS
-from foreknow.nn import curvature
 from foreknow.weights.hawq.allocation import (
     BitPlan,
     LayerSensitivity,
@@ -53,11 +52,11 @@ FRACTIONS = (0.5, 0.25, 0.1)
 """Budgets, as shares of the way from all lowest to all highest; the last is the tight one."""
 PRICED: dict[str, Any] = {"bits": BITS, "fraction": 0.1, "lr": 1e-3, "n_probes": 32, "batch_size": 64}
 _WHY_TIGHT = (
-    "At this budget about a third of the layers have two bits, whose errors are far from where the loss is quadratic: the "
-    "order of the arms changes from network to network, and a few networks do not settle it. In trials on four other "
-    "networks (other seeds) bits by curvature were ahead by 13 points on average and behind on one; four times the "
-    "images for the curvature changed that little (10 points); with choices of 3, 4 and 8 bits they were ahead on all "
-    "four, by 9 points."
+    "At this budget about a third of the layers have two bits, whose errors are far from where the loss is quadratic: "
+    "the order of the arms changes from network to network, and a few networks do not settle it. In trials on four "
+    "other networks (other seeds) bits by curvature were ahead by 13 points on average and behind on one; four times "
+    "the images for the curvature changed that little (10 points); with choices of 3, 4 and 8 bits they were ahead on "
+    "all four, by 9 points."
 )
 _WHY_APART = (
     "One pass of quantised training does not close the gap between the arms, whichever is ahead (the claims before "
@@ -127,9 +126,9 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
     sizes = SIZES[preset]
     reporter = Reporter(progress, seeds)
     arms: list[Record] = []
-    here, nn_blocks = Path(__file__).parent, Path(curvature.__file__).parent
+    here, package = Path(__file__).parent, Path(__file__).parents[2]
     with Stopwatch() as watch:
-        finished = Finished(f"hawq-{preset}", here, nn_blocks, keep=preset != "quick")
+        finished = Finished(f"hawq-{preset}", here, package / "nn", keep=preset != "quick")
         claim_b, found_b = published()
         for seed in range(seeds):
             arms += finished.part(f"network {seed}", partial(one_seed, sizes, seed, partial(_tell, reporter, seed)))
