@@ -232,7 +232,11 @@ def test_a_proof_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr("foreknow.core.finished.cache_folder", lambda: tmp_path)
     monkeypatch.setitem(proof.SIZES, "small", proof.SIZES["quick"])
     first = proof.prove(preset="small", seeds=1)
-    monkeypatch.setattr(proof, "one_seed", None)
+
+    def never(*args: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(proof, "one_seed", never)
     again = proof.prove(preset="small", seeds=1)
     assert json.loads(json.dumps(first.arms)) == json.loads(json.dumps(again.arms)) and first.claims == again.claims
 

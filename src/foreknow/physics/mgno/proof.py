@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from foreknow.core.finished import Finished
 from foreknow.core.measures import paired_interval
 from foreknow.core.source import Sample
 from foreknow.core.system import PRESETS
-from foreknow.data.pde.fields import darcy, diffusion
+from foreknow.data.pde.fields import Fields, darcy, diffusion
 from foreknow.physics.mgno.baselines import FNORegressor, MeanField, PCARidge
 from foreknow.physics.mgno.prior import MultigridPrior
 from foreknow.physics.mgno.system import OperatorRegressor
@@ -190,10 +190,15 @@ FNO_TRAINING = {"lr": 8e-3}
 CONTROLS = ("off", "wrong", "U-Net")
 
 
+@lru_cache(maxsize=1)
+def _flow(n: int, resolution: int, seed: int) -> Fields:
+    return darcy(n, resolution, random_state=seed)
+
+
 def darcy_arm(sizes: Sizes, seed: int, name: str, n: int) -> list[Record]:
     """Train one arm on n pairs and measure it."""
     largest = max(sizes.n_train)
-    data = darcy(largest + sizes.n_test, sizes.resolution, random_state=seed)
+    data = _flow(largest + sizes.n_test, sizes.resolution, seed)
     test = Sample(data.X[largest:], data.y[largest:])
     with Stopwatch() as watch:
         model = arms_of(sizes, seed)[name]().fit(data.X[:n], data.y[:n])
