@@ -98,6 +98,13 @@ def test_fft_and_conjugate_gradients_agree() -> None:
     assert torch.allclose(physics.prox_l2(z, y, 2.0), slow, atol=1e-3)
 
 
+def test_a_kernel_larger_than_the_image_wraps_round_it() -> None:
+    physics, z, y = Blur(gaussian_kernel(4.0), padding="circular"), draw(1, 1, 28, 28), draw(1, 1, 28, 28, seed=1)
+    assert physics.kernel.shape == (33, 33)
+    slow = super(Blur, physics).prox_l2(z, y, 2.0)
+    assert torch.allclose(physics.prox_l2(z, y, 2.0), slow, atol=1e-3)
+
+
 def test_compressed_sensing_gives_the_image_of_least_norm() -> None:
     physics = CompressedSensing(40, SHAPE, generator=torch_stream(0))
     x = draw(3, *SHAPE)

@@ -73,6 +73,15 @@ def test_stops_once_the_means_settle_and_not_before_50() -> None:
     assert found["x"].n_probes == 51
 
 
+def test_no_stop_before_every_batch_was_used_and_none_weighs_more() -> None:
+    x = torch.ones(3, requires_grad=True)
+    found = hessian_traces(
+        lambda c: 0.5 * c * (x**2).sum(), {"x": x}, [1.0, 3.0], generator=torch_stream(0), n_probes=200
+    )
+    assert 50 < found["x"].n_probes <= 200 and found["x"].stderr > 0
+    assert found["x"].trace == pytest.approx(6.0, rel=0.02)
+
+
 def test_a_linear_loss_has_no_curvature() -> None:
     x = torch.ones(3, requires_grad=True)
     found = hessian_traces(lambda _: x.sum(), {"x": x}, [0], generator=torch_stream(0), n_probes=2)

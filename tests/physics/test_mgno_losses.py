@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from foreknow.common.errors import ForeknowWarning
 from foreknow.common.rng import torch_stream
 from foreknow.physics import relative_h1, relative_h1_differences, relative_l2
 from foreknow.physics.mgno.losses import LOSSES
@@ -83,6 +84,9 @@ def test_targets_of_zeros_have_a_floor(name: str) -> None:
     zero, one = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
     assert bool(LOSSES[name](one, zero, 0.5).isfinite().all())
     assert float(LOSSES[name](zero, zero, 0.5)) == 0.0
+    with pytest.warns(ForeknowWarning, match="1 target field"):
+        found = LOSSES[name](torch.cat([one, one]), torch.cat([zero, one]))
+    assert 1.0 <= float(found[0]) < 1e6 and float(found[1]) == 0.0
 
 
 @pytest.mark.parametrize("name", LOSSES)

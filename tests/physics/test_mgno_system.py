@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 from typer.testing import CliRunner
 
 from foreknow.cli.main import app
@@ -107,6 +108,16 @@ def test_targets_of_zeros_are_told(flow) -> None:
     with pytest.warns(ForeknowWarning, match="1 target field"):
         model = OperatorRegressor(**TINY).fit(flow.X[:8], y)
     assert np.isfinite(model.predict(flow.X)).all()
+    with pytest.warns(ForeknowWarning, match="1 target field"):
+        errors = model.score(flow.X[:8], y)
+    assert all(error < 1e6 for error in errors.values())
+
+
+def test_views_that_run_backwards_are_read(flow, fitted) -> None:
+    X, y = flow.X[::-1], flow.y[:, :, ::-1]
+    np.testing.assert_array_equal(fitted.predict(X), fitted.predict(X.copy()))
+    assert fitted.score(X, y) == fitted.score(X.copy(), y.copy())
+    OperatorRegressor(**TINY).fit(X, y)
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e25])
@@ -280,9 +291,33 @@ def test_simple_methods_know_their_own_limits(flow) -> None:
     y = np.einsum("ij,nj->ni", rng.normal(size=(16, 16)), X.reshape(200, 16)).reshape(X.shape)
     ridge = PCARidge().fit(X[:150], y[:150])
     np.testing.assert_allclose(ridge.predict(X[150:]), y[150:], atol=0.05)
+    few = PCARidge().fit(X[:10], y[:10])
+    errors = [_left_out(X[:10], y[:10], float(strength)) for strength in few.model_.alphas]
+    assert few.model_.alpha_ == few.model_.alphas[np.argmin(errors)]
     np.testing.assert_allclose(MeanField().fit(X, y).predict(X[:2]), np.stack([y.mean(0)] * 2))
     fno = FNORegressor(OperatorRegressor(**TINY)._configuration().fitting(), width=4, layers=1)
     assert fno.fit(flow.X[:8], flow.y[:8]).predict(flow.X).shape == flow.y.shape
+
+
+def _left_out(X: np.ndarray, y: np.ndarray, strength: float) -> float:
+    """Squared error of every pair by the ridge regression of the others."""
+    rows, fields = X.reshape(len(X), -1), y.reshape(len(y), -1)
+    total = 0.0
+    for i in range(len(X)):
+        kept = np.arange(len(X)) != i
+        model = Ridge(strength).fit(rows[kept], fields[kept])
+        total += float(np.square(model.predict(rows[i : i + 1]) - fields[i]).sum())
+    return total
+
+
+def test_ridge_regression_learns_from_few_pairs() -> None:
+    data = darcy(132, 17, random_state=1000)
+    test = Sample(data.X[32:], data.y[32:])
+    ridge, mean = (
+        OperatorRegressor().losses(model.fit(data.X[:32], data.y[:32]), test)["l2"]
+        for model in (PCARidge(), MeanField())
+    )
+    assert ridge < 0.6 * mean
 
 
 def test_what_is_priced(flow) -> None:
@@ -301,11 +336,32 @@ def test_the_quick_proof_runs_every_part() -> None:
     told: list[float] = []
     found = OperatorRegressor.prove(preset="quick", seeds=2, progress=lambda p: told.append(p.done / p.total))
     record = json.loads(json.dumps(found.to_dict()))
-    assert set(KEYS) <= set(record) and len(record["claims"]) == 8
+    assert set(KEYS) <= set(record) and len(record["claims"]) == 9
     assert {arm["part"] for arm in record["arms"]} == {"D", "B", "R"}
     assert told[-1] == pytest.approx(1.0)
     with pytest.raises(ConfigError):
         OperatorRegressor.prove(preset="tiny")
+
+
+def test_a_proof_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("foreknow.core.finished.cache_folder", lambda: tmp_path)
+    monkeypatch.setitem(proof.SIZES, "small", proof.SIZES["quick"])
+    first = proof.prove(preset="small", seeds=1)
+
+    def never(*args: object) -> None:
+        raise AssertionError("measured again")
+
+    for name in ("darcy_arm", "ring_arm", "resolution_arm"):
+        monkeypatch.setattr(proof, name, never)
+    again = proof.prove(preset="small", seeds=1)
+    assert again.arms == first.arms and again.claims == first.claims and again.seconds > 0
+
+
+def test_a_claim_held_by_the_mean_alone_says_so() -> None:
+    errors = {"on": (1.0, 1.0), "U-Net": (0.9, 1.2), "FNO": (1.1, 1.2), "off": (0.9, 0.8)}
+    records = [{"arm": arm, "n": 8, "seed": s, "l2": e} for arm, both in errors.items() for s, e in enumerate(both)]
+    notes = {arm: proof._ratio(records, arm, "on", "l2", 8, 1.0, arm, "why").note for arm in ("U-Net", "FNO", "off")}
+    assert "do not settle" in notes["U-Net"] and notes["FNO"] == "" and notes["off"] == "why"
 
 
 def test_where_errors_lie() -> None:
@@ -361,8 +417,8 @@ def test_the_fno_of_neuraloperator_is_an_arm_where_it_is_installed(flow, monkeyp
     op = OperatorRegressor(**TINY)
     model = op.plain_baselines()["FNO of neuraloperator"](0).fit(flow.X[:12], flow.y[:12])
     assert asked == [
-        {"n_modes": (8, 8), "in_channels": 1, "out_channels": 1, "hidden_channels": 24, "n_layers": 4}
-    ]  # both signs of every wave that 9 nodes carry
+        {"n_modes": (8, 8), "in_channels": 3, "out_channels": 1, "hidden_channels": 24, "n_layers": 4}
+    ]  # both signs of every wave that 9 nodes carry; and two channels of position
     assert model.predict(flow.X[:2]).shape == (2, 1, 9, 9)
     assert "FNO of neuraloperator" in proof.arms_of(proof.SIZES["quick"], 0)
     with pytest.raises(ConfigError, match="library"):

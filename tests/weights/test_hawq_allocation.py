@@ -7,6 +7,7 @@ import pytest
 import torch
 from hawq_networks import SHAPES, build, rows
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from foreknow.common.errors import ConfigError, InputError
 from foreknow.common.rng import torch_stream
@@ -15,6 +16,7 @@ from foreknow.weights import (
     LayerSensitivity,
     Sensitivity,
     allocate_bits,
+    finetune,
     hessian_sensitivity,
     quantize,
 )
@@ -177,6 +179,21 @@ def test_from_a_network_to_integers_in_four_calls(tmp_path) -> None:
     assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
     assert plan.picture().labels == list(plan.bits)
     assert SHAPES["resnet"] == graph.row_shape
+
+
+def test_a_loader_of_pairs_serves_every_call() -> None:
+    net, x = build("resnet"), rows("resnet", 40)
+    loader = DataLoader(TensorDataset(x, torch.arange(40) % 5), batch_size=10, generator=torch_stream(0))
+    sens = hessian_sensitivity(net, nn.functional.cross_entropy, loader, probes=8)
+    plan = allocate_bits(sens, fraction={"gbops": 0.5})
+    networks = [quantize(net, plan, calib) for calib in (loader, x.split(10))]
+    batches = list(loader)
+    for network, given in zip(networks, (loader, lambda k: batches[k % 4])):
+        finetune(network, given, n_steps=6, lr=1e-3)  # more than a pass
+    assert torch.equal(*(network(x[:5]) for network in networks))
+    for once in ([], iter(loader)):
+        with pytest.raises(InputError, match="no \\(more\\) batch"):
+            finetune(networks[0], once, n_steps=6)
 
 
 def test_the_picture_of_the_prior_holds_the_bits_of_every_budget() -> None:

@@ -23,6 +23,7 @@ from foreknow.weights.hawq.quantizers import (
     layer_scale,
     quantize_weight,
     requantize,
+    shift,
     to_grid,
     weight_error,
     weight_scale,
@@ -61,6 +62,15 @@ def test_halves_go_to_even_on_grids_and_upwards_in_shifts() -> None:
     halves = torch.tensor([-1.5, -0.5, 0.5, 1.5, 2.5])
     assert to_grid(halves, torch.ones(()), -8, 7).tolist() == [-2.0, 0.0, 0.0, 2.0, 2.0]
     assert requantize(halves, torch.ones(()), -8, 7).tolist() == [-1.0, 0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_shift_is_exact_where_the_product_is_longer_than_float64() -> None:
+    m, e = torch.tensor(1879833595), torch.tensor(48)
+    sums = torch.tensor([1050159309.0, -1050159309.0], dtype=torch.float64, requires_grad=True)
+    q = shift(sums, m, e, -(2**15), 2**15 - 1)
+    assert q.tolist() == [(int(sum_) * int(m) + (1 << 47)) >> 48 for sum_ in sums] == [7013.0, -7013.0]
+    q.sum().backward()
+    assert sums.grad.tolist() == pytest.approx([int(m) / 2**48] * 2)
 
 
 @given(st.floats(-38, 28), st.floats(-8, 8))

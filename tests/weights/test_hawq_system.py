@@ -209,3 +209,39 @@ def test_the_paper_preset_builds_and_takes_a_step() -> None:
     before = network.layer("stem").weight.clone()
     finetune(network, lambda k: (x, y), 1, lr=sizes.lr)
     assert not torch.equal(network.layer("stem").weight, before)
+
+
+def test_gaps_of_either_sign_do_not_cancel() -> None:
+    """Networks on which the one arm is ahead and networks on which the other is: the mean size, with an interval."""
+    sizes, after = proof.SIZES["quick"], {"on": (0.80, 0.80), "off": (0.84, 0.76)}
+    arms = [
+        {"arm": arm, "seed": seed, "fraction": fraction, "accuracy": 0.5, "accuracy_on_few": 0.5,
+         "accuracy_after_training": after.get(arm, (0.0, 0.0))[seed]}
+        for arm in ("on", "off", *(f"random {i}" for i in range(sizes.n_random)))
+        for fraction in proof.FRACTIONS
+        for seed in range(2)
+    ]  # fmt: skip
+    claims = [claim for claim in proof._claims(arms, sizes) if "size of the gap" in claim.name]
+    assert len(claims) == 3
+    for claim in claims:
+        assert claim.measured == pytest.approx(4.0) and claim.interval == pytest.approx((4.0, 4.0))
+        assert claim.verdict == "failed" and "whichever is ahead" in claim.note
+
+
+def test_a_proof_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("foreknow.core.finished.cache_folder", lambda: tmp_path)
+    monkeypatch.setitem(proof.SIZES, "small", proof.SIZES["quick"])
+    first = proof.prove(preset="small", seeds=1)
+
+    def never(*args: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(proof, "one_seed", never)
+    again = proof.prove(preset="small", seeds=1)
+    assert json.loads(json.dumps(first.arms)) == json.loads(json.dumps(again.arms)) and first.claims == again.claims
+
+
+def test_views_that_run_backwards_are_read(fitted: DyadicQuantizer) -> None:
+    X = rows("resnet", 20).numpy()[::-1]
+    assert np.array_equal(fitted.predict(X), fitted.predict(X.copy()))
+    DyadicQuantizer(**QUICK).fit(X, (np.arange(20) % 5)[::-1], model=build("resnet"))

@@ -52,8 +52,9 @@ def hessian_traces(
     """Trace of the Hessian's diagonal block of every parameter, by Hutchinson's estimator: the mean of v'Hv.
 
     A probe draws signs for all parameters at once, and its one Hessian-vector product serves every block: what the
-    blocks say of each other has mean zero and only adds to the standard error. Probes go round the batches, so that
-    the standard error holds the variation between batches too.
+    blocks say of each other has mean zero and only adds to the standard error. Probes are shared out among the batches,
+    so that the standard error holds the variation between batches too: the first 50 in as many runs as there are
+    batches, the others in turn.
 
     Args:
         loss: batch -> mean loss over its rows, a scalar that depends on `parameters`.
@@ -61,7 +62,8 @@ def hessian_traces(
         batches: what `loss` takes, at least one.
         generator: source of the signs.
         n_probes: most probes, at least 2.
-        tolerance: stop after 50 probes once no running mean changes by more than this share of itself; 0 never stops.
+        tolerance: stop after 50 probes, or one a batch if that is more, once no running mean changes by more than this
+            share of itself; 0 never stops.
 
     Raises:
         InputError: there is no batch.
@@ -74,17 +76,20 @@ def hessian_traces(
         raise InputError(f"{owner}: there is no batch; at least one is needed.")
     names, tensors = list(parameters), list(parameters.values())
     found: list[Tensor] = []
-    each = -(-n_probes // len(batches))  # the gradient of a batch serves all of its probes
-    for batch in batches:
-        gradient = torch.autograd.grad(loss(batch), tensors, create_graph=True, materialize_grads=True)
-        for _ in range(min(each, n_probes - len(found))):
-            signs = [_signs(tensor, generator) for tensor in tensors]
-            products = _product(gradient, tensors, signs)
-            found.append(torch.stack([(v * hv).sum() for v, hv in zip(signs, products)]).double().cpu())
-            if not found[-1].isfinite().all():
-                raise ConvergenceError(f"{owner}: a Hessian-vector product is not finite.", hint="Check the loss.")
-            if len(found) > _LEAST_PROBES and _settled(torch.stack(found), tolerance):
-                return _estimates(names, torch.stack(found))
+    each = -(-min(n_probes, _LEAST_PROBES) // len(batches))
+    first, last = each * len(batches), -1
+    for n in range(n_probes):
+        place = n // each if n < first else n % len(batches)
+        if place != last:  # the gradient of a batch serves all of its probes in a row
+            gradient = torch.autograd.grad(loss(batches[place]), tensors, create_graph=True, materialize_grads=True)
+            last = place
+        signs = [_signs(tensor, generator) for tensor in tensors]
+        products = _product(gradient, tensors, signs)
+        found.append(torch.stack([(v * hv).sum() for v, hv in zip(signs, products)]).double().cpu())
+        if not found[-1].isfinite().all():
+            raise ConvergenceError(f"{owner}: a Hessian-vector product is not finite.", hint="Check the loss.")
+        if n >= first and _settled(torch.stack(found), tolerance):
+            break
     return _estimates(names, torch.stack(found))
 
 

@@ -45,6 +45,13 @@ class SpectralConv(nn.Module):
         return out
 
 
+def with_position(x: Tensor) -> Tensor:
+    """Fields (b, C, H, W) -> (b, C + 2, H, W): the position on the unit square is appended."""
+    sides = [torch.linspace(0, 1, n, device=x.device, dtype=x.dtype) for n in x.shape[-2:]]
+    place = torch.stack(torch.meshgrid(*sides, indexing="ij")).expand(len(x), -1, -1, -1)
+    return torch.cat([x, place], 1)
+
+
 class FNO(nn.Module):
     """Lifting, blocks of spectral convolution plus 1x1 convolution, and projection.
 
@@ -67,9 +74,7 @@ class FNO(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Fields (b, C, H, W) -> (b, C', H, W); the position on the unit square is appended as two channels."""
-        sides = [torch.linspace(0, 1, n, device=x.device, dtype=x.dtype) for n in x.shape[-2:]]
-        place = torch.stack(torch.meshgrid(*sides, indexing="ij")).expand(len(x), -1, -1, -1)
-        u = self.lift(torch.cat([x, place], 1))
+        u = self.lift(with_position(x))
         for number, (spectral, local) in enumerate(zip(self.spectral, self.local, strict=True)):
             u = spectral(u) + local(u)
             if number + 1 < len(self.spectral):

@@ -148,10 +148,12 @@ class Blur(Physics):
         return found
 
     def _response(self, x: Tensor) -> Tensor:
-        h, w = self.kernel.shape
         spread = x.new_zeros(x.shape[-2:])
-        spread[:h, :w] = self.kernel.to(x)
-        found: Tensor = torch.fft.rfft2(spread.roll((-(h // 2), -(w // 2)), (0, 1)))
+        rows, columns = (
+            (torch.arange(n, device=x.device) - n // 2) % side for n, side in zip(self.kernel.shape, spread.shape)
+        )
+        spread.index_put_((rows[:, None], columns), self.kernel.to(x), accumulate=True)  # it may be larger than x
+        found: Tensor = torch.fft.rfft2(spread)
         return found
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from foreknow.common.deps import require
 from foreknow.common.device import resolve_device
 from foreknow.common.rng import seed_of, seeded_init
 from foreknow.common.validate import check_option
-from foreknow.nn.fno import FNO
+from foreknow.nn.fno import FNO, with_position
 from foreknow.physics.mgno.training import FieldModel, Fitting, Normaliser, fit_fields
 
 Array = NDArray[np.floating[Any]]
@@ -32,31 +32,28 @@ class MeanField:
 
 
 class PCARidge:
-    """Ridge regression from principal components of the inputs to those of the outputs; its strength by leave-one-out.
+    """Ridge regression from all nodes of the inputs to all of the outputs; its strength by exact leave-one-out.
 
-    Args:
-        n_components: most components on either side.
+    It is solved in principal components, all that there are: they save memory and change nothing.
     """
-
-    def __init__(self, n_components: int = 128) -> None:
-        self.n_components = n_components
 
     def fit(self, X: Array, y: Array) -> PCARidge:
         from sklearn.decomposition import PCA
         from sklearn.linear_model import RidgeCV
-        from sklearn.pipeline import make_pipeline
 
-        n = min(self.n_components, len(X) - 1, X[0].size, y[0].size)
         self.shape_ = y.shape[1:]
-        self.outputs_ = PCA(max(n, 1), svd_solver="full").fit(y.reshape(len(y), -1))
-        scores = self.outputs_.transform(y.reshape(len(y), -1))
-        inputs = PCA(max(n, 1), svd_solver="full", whiten=True)
-        self.model_ = make_pipeline(inputs, RidgeCV(np.geomspace(1e-2, 1e5, 15)))
-        self.model_.fit(X.reshape(len(X), -1), scores)
+        self.inputs_, self.outputs_ = (
+            PCA(max(1, min(len(X) - 1, fields[0].size)), svd_solver="full").fit(fields.reshape(len(X), -1))
+            for fields in (X, y)
+        )
+        scores = self.inputs_.transform(X.reshape(len(X), -1))
+        largest = float(np.square(scores).sum(0).max()) or 1.0
+        self.model_ = RidgeCV(largest * np.geomspace(1e-6, 10.0, 15))
+        self.model_.fit(scores, self.outputs_.transform(y.reshape(len(y), -1)))
         return self
 
     def predict(self, X: Array) -> Array:
-        scores = self.model_.predict(X.reshape(len(X), -1)).reshape(len(X), -1)
+        scores = self.model_.predict(self.inputs_.transform(X.reshape(len(X), -1))).reshape(len(X), -1)
         fields: Array = self.outputs_.inverse_transform(scores).reshape(len(X), *self.shape_)
         return fields
 
@@ -67,7 +64,8 @@ class FNORegressor:
     Args:
         fitting: how it is trained.
         width, modes, layers: of the network.
-        library: whose network it is, "foreknow" or "neuralop" (the package neuraloperator, where it is installed).
+        library: whose network it is, "foreknow" or "neuralop" (the package neuraloperator, where it is installed); both
+            see the position of every node as two channels more.
         random_state: seed.
         device: where to compute.
     """
@@ -103,10 +101,22 @@ class FNORegressor:
         with warnings.catch_warnings():  # it changes the filters of warnings when it is imported
             models = require("neuralop.models", "The FNO of neuraloperator")
             network: nn.Module = models.FNO(
-                n_modes=(2 * modes, 2 * modes), in_channels=c_in, out_channels=c_out, hidden_channels=self.width,
+                n_modes=(2 * modes, 2 * modes), in_channels=c_in + 2, out_channels=c_out, hidden_channels=self.width,
                 n_layers=self.layers,
             )  # fmt: skip
-        return network
+        return _Placed(network)
 
     def predict(self, X: Array) -> Array:
         return self.model_.predict(X)
+
+
+class _Placed(nn.Module):
+    """A network that is given the position beside the fields."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.network(with_position(x))
+        return found

@@ -26,7 +26,7 @@ from foreknow.core.system import Applied, Example, State, System, Tags
 from foreknow.physics.mgno import files
 from foreknow.physics.mgno.baselines import FNORegressor, MeanField, PCARidge
 from foreknow.physics.mgno.card import CARD
-from foreknow.physics.mgno.losses import LOSSES, relative_h1, relative_h1_differences, relative_l2
+from foreknow.physics.mgno.losses import LOSSES, least_norm
 from foreknow.physics.mgno.network import NORMS, PADDING, MgNO, smoothing_pairs
 from foreknow.physics.mgno.presets import PRESETS, Configuration
 from foreknow.physics.mgno.prior import MultigridPrior
@@ -155,13 +155,15 @@ class OperatorRegressor(System):
         return np.stack(states, axis=1)
 
     def losses(self, model: Any, test: Sample) -> Mapping[str, float]:
-        predicted, truth = (torch.as_tensor(np.asarray(v, dtype=np.float64)) for v in (model.predict(test.X), test.y))
+        predicted, truth = (
+            torch.as_tensor(np.ascontiguousarray(v, dtype=np.float64)) for v in (model.predict(test.X), test.y)
+        )
         if predicted.shape != truth.shape:
             raise InputError(
                 f"OperatorRegressor: predicted fields have shape {tuple(predicted.shape)}, y {tuple(truth.shape)}."
             )
-        measures = {"l2": relative_l2, "h1": relative_h1, "h1-differences": relative_h1_differences}
-        return {name: float(measure(predicted, truth).mean()) for name, measure in measures.items()}
+        floor = least_norm(truth)
+        return {name: float(LOSSES[name](predicted, truth, floor).mean()) for name in ("l2", "h1", "h1-differences")}
 
     def pictures(self) -> Mapping[str, Picture]:
         """How the error of held-out fields fell."""

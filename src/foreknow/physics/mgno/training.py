@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,17 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from foreknow.common.errors import ForeknowWarning
 from foreknow.common.rng import numpy_stream
-from foreknow.physics.mgno.losses import LOSSES, relative_l2
+from foreknow.physics.mgno.losses import LOSSES, least_norm, relative_l2
 from foreknow.train.config import TrainConfig
 from foreknow.train.loop import StepInfo, train
 
 NORMALISERS = ("none", "gaussian", "pointwise")
 _RELATIVE_FLOOR = 1e-5
 """Of a standard deviation: what a node or channel that never varies is divided by, relative to the whole."""
-_ZERO = 1e-3
-"""The least norm that a target counts as in the loss, relative to the mean norm."""
 
 
 class Normaliser(nn.Module):
@@ -80,7 +76,8 @@ class FieldModel(nn.Module):
         """Predicted fields, batch by batch, in double precision storage."""
         device = next(self.parameters()).device
         parts = [fields[start : start + batch_size] for start in range(0, len(fields), batch_size)]
-        found = [self(torch.tensor(part, dtype=torch.float32, device=device)).cpu().double().numpy() for part in parts]
+        given = (torch.tensor(np.ascontiguousarray(part), dtype=torch.float32, device=device) for part in parts)
+        found = [self(part).cpu().double().numpy() for part in given]
         return np.concatenate(found)
 
 
@@ -149,7 +146,7 @@ def fit_fields(
     inputs, targets = (
         torch.tensor(np.asarray(fields, dtype=np.float64), dtype=torch.float32) for fields in (X[kept], y[kept] / unit)
     )
-    floor = _least_norm(targets)
+    floor = least_norm(targets)
     n, size = len(kept), min(fitting.batch_size, len(kept))
     n_batches = -(-n // size)
     loss_of = LOSSES[fitting.loss]
@@ -205,17 +202,3 @@ def fit_fields(
         for name, value in best.items():
             weights[name].copy_(value)
     return Course(tuple(errors), int(np.argmin(errors)) + 1 if errors else fitting.epochs, n)
-
-
-def _least_norm(targets: Tensor) -> float:
-    """What the norm of a target counts as at the least, so that fields of zeros have a relative error."""
-    norms = torch.linalg.vector_norm(targets.flatten(1), dim=1)
-    floor = _ZERO * float(norms.mean()) or 1.0
-    n_zero = int((norms == 0).sum())
-    if n_zero:
-        warnings.warn(
-            f"{n_zero} target field(s) are zero everywhere; their error is taken against a norm of {floor:.3g}.",
-            ForeknowWarning,
-            stacklevel=4,
-        )
-    return floor

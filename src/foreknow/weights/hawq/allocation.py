@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -351,15 +351,15 @@ def _index(owner: str, name: str, names: Sequence[str]) -> int:
 
 
 def quantize(
-    model: nn.Module, plan: BitPlan | Mapping[str, int], calib: Iterable[Tensor], *, activation_bits: int | None = None,
-    momentum: float = 0.95, fold: bool = True,
+    model: nn.Module, plan: BitPlan | Mapping[str, int], calib: Iterable[Tensor] | Batches, *,
+    activation_bits: int | None = None, momentum: float = 0.95, fold: bool = True,
 ) -> QuantizedNetwork:  # fmt: skip
     """A trained network with the bits of a plan, calibrated.
 
     Args:
         model: trained.
         plan: a `BitPlan`, or bits by layer.
-        calib: batches of rows, a few hundred rows in all.
+        calib: batches of rows, or of rows and targets as a loader has them; a few hundred rows in all.
         activation_bits: of all activations; by default those of the layer that reads them.
         momentum: of the moving average of activation ranges; -1 keeps the extremes.
         fold: whether batch normalisation is folded, and frozen, in fine-tuning.
@@ -368,7 +368,8 @@ def quantize(
         InputError: no rows, or the model cannot be read.
         ConfigError: the bits do not suit the network.
     """
-    batches = [x for x in calib if len(x)]
+    rows = (batch if isinstance(batch, Tensor) else batch[0] for batch in calib)
+    batches = [x for x in rows if len(x)]
     if not batches:
         raise InputError("quantize: calibration needs at least one row.", hint="A few hundred rows are enough.")
     x = batches[0]
@@ -380,7 +381,7 @@ def quantize(
 
 def finetune(
     network: QuantizedNetwork,
-    batches: Callable[[int], tuple[Tensor, Tensor]],
+    batches: Callable[[int], tuple[Tensor, Tensor]] | Batches,
     n_steps: int,
     *,
     loss_fn: Loss = nn.functional.cross_entropy,
@@ -392,19 +393,42 @@ def finetune(
 
     Args:
         network: calibrated.
-        batches: k -> rows and targets of batch k.
+        batches: a loader of rows and targets, which is gone through again and again; or k -> those of batch k.
         n_steps: batches to take.
         loss_fn: (scores, targets) -> mean loss.
         lr: of stochastic gradient descent with momentum 0.9, falling to 0 by half a cosine.
         weight_decay: on weights.
         progress: told how far it is.
+
+    Raises:
+        InputError: the loader has no (more) batch.
     """
+    source = batches if callable(batches) else _in_turn(batches)
     config = TrainConfig(
         n_steps=n_steps, lr=lr, optimizer="sgd", weight_decay=weight_decay, schedule="cosine", warmup_fraction=0.0,
         clip_norm=None, precision="32",
     )  # fmt: skip
     device = next(network.parameters()).device
     train(
-        network, lambda net, batch: loss_fn(net(batch[0]), batch[1]), batches, config, device=device, progress=progress
+        network, lambda net, batch: loss_fn(net(batch[0]), batch[1]), source, config, device=device, progress=progress
     )
     network.eval()
+
+
+def _in_turn(loader: Batches) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """What gives the next batch of a loader whatever is asked for, pass after pass."""
+
+    def passes() -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            n = 0
+            for batch in loader:
+                n += 1
+                yield batch
+            if not n:
+                raise InputError(
+                    "finetune: the loader has no (more) batch.",
+                    hint="Give a list or a DataLoader, which can be read again.",
+                )
+
+    batches = passes()
+    return lambda k: next(batches)

@@ -1,9 +1,9 @@
 """The quantised network: trained with rounded numbers, evaluated as the integers it will become.
 
 Every value is a pair of integers (as floats, so that gradients exist) and their scale. In training they are float32;
-in evaluation float64, where sums of products and the dyadic requantisation are exact. Batch normalisation is folded
-into the weights before these are rounded, except in training with `fold=False`, where the weights are rounded as they
-are and the statistics go on moving.
+in evaluation float64, where sums of products are exact, and the dyadic requantisation goes through int64. Batch
+normalisation is folded into the weights before these are rounded, except in training with `fold=False`, where the
+weights are rounded as they are and the statistics go on moving.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from foreknow.weights.hawq.quantizers import (
     per_channel,
     quantize_weight,
     requantize,
+    shift,
     to_grid,
     weight_scale,
 )
@@ -243,9 +244,9 @@ class QuantizedNetwork(nn.Module):
             elif step.kind == "average":
                 # floor(mean + eps): the mean of whole numbers may come out as 1.9999, and never lies so near below one.
                 size = step.settings["kernel_size"]
-                shift = 0.5 - 0.5 / (size[0] * size[1])
+                below = 0.5 - 0.5 / (size[0] * size[1])
                 mean = apply_plain("average", [q], step.settings)
-                done[step.name] = requantize(mean - shift, one.to(kind), -torch.inf, torch.inf), scale
+                done[step.name] = requantize(mean - below, one.to(kind), -torch.inf, torch.inf), scale
             elif step.kind == "flatten":
                 wide = scale if scale.ndim == 0 else scale.repeat_interleave(q[0, 0].numel())
                 done[step.name] = q.flatten(1), wide
@@ -259,9 +260,11 @@ class QuantizedNetwork(nn.Module):
         grid = self.grid(step.grid)
         if self.training and step.grid not in self._sums:
             grid.observe(q * per_channel(scale, q.ndim).to(q))
-        m, e = dyadic(scale, grid.scale())
-        factor = per_channel(m.double() * 2.0 ** -e.double(), q.ndim).to(q)
-        return requantize(q, factor, *self._bounds(step)), grid.scale()
+        m, e = (per_channel(number, q.ndim) for number in dyadic(scale, grid.scale()))
+        if self.training:
+            factor = (m.double() * 2.0 ** -e.double()).to(q)
+            return requantize(q, factor, *self._bounds(step)), grid.scale()
+        return shift(q, m, e, *self._bounds(step)), grid.scale()
 
     def _bounds(self, step: Step) -> tuple[int, int]:
         """Smallest and largest integer a requantisation lets through."""

@@ -49,6 +49,18 @@ def requantize(x: Tensor, factor: Tensor, low: float, high: float) -> Tensor:
     return rounded
 
 
+def shift(x: Tensor, m: Tensor, e: Tensor, low: float, high: float) -> Tensor:
+    """clip((x m + 2^(e - 1)) >> e, low, high) of whole numbers, in int64; straight through, as `requantize`.
+
+    In float64 a product of more than 53 bits is rounded, and its half may fall to the other side.
+    """
+    whole = ((x.detach().long() * m + (1 << (e - 1))) >> e).clamp(low, high).to(x)
+    if not x.requires_grad:
+        return whole
+    slope = x * (m.double() * 2.0 ** -e.double()).to(x)
+    return whole + (slope - slope.detach())
+
+
 def limits(bits: int, signed: bool = True) -> tuple[int, int]:
     """Smallest and largest integer."""
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
