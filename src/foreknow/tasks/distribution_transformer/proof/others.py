@@ -49,7 +49,8 @@ _WHY_FUNCTIONS = (
     "Noise of 0.1 leaves narrow posteriors that the network must find by attention over ten points. One of three "
     "blocks and two heads was 0.21 nat behind the exact density on the first tasks, the one that ships (five blocks, "
     "four heads) 0.14. The published one has six blocks, a width of 256, twenty components, and saw thirty million "
-    "tasks; ours 1.5 million, and its loss still fell when training ended."
+    "tasks; ours 1.5 million, and its loss still fell when training ended. Mixing the answers to a task and its three "
+    "mirror images took off 0.008 to 0.034 nat on seeds 1000 to 1002 and left 0.08 to 0.14."
 )
 _WHY_FILTERS = (
     "A state of few numbers that is seen plainly is what particle filters are good at: a thousand of them are near the "
