@@ -203,13 +203,15 @@ def test_streaming_lda_learns_names_that_come_later():
 
 
 def test_a_coreset_keeps_what_variational_inference_with_one_head_forgets():
-    X, y = clusters(120, 4)
+    """The two tasks have the same rows and other names for them, so that one head must choose."""
+    X, y = clusters(120, 2)
+    X, y = np.concatenate([X, X]), np.concatenate([y, y + 2])
     plain, kept = (
-        VariationalClassifier((8,), memory, n_steps=60, lr=3e-2).fit(X, y).predict(X) == y for memory in (0, 20)
+        VariationalClassifier((8,), memory, n_steps=100, lr=3e-2).fit(X, y).predict_proba(X) for memory in (0, 20)
     )
-    assert plain[y >= 2].mean() > 0.9
-    assert plain[y < 2].mean() < 0.5
-    assert kept.mean() > plain.mean() + 0.2
+    old = [found[:, :2].sum(1).mean() for found in (plain, kept)]
+    assert old[0] < 0.2  # the later names only
+    assert old[1] > old[0] + 0.2  # a coreset has as many rows of either
 
 
 def test_the_placebo_is_one_that_no_scale_of_the_encoder_undoes():

