@@ -82,6 +82,16 @@ _WHY_YEARS = (
     "Forty-five years of twelve months are few tasks to learn a generator from, and sixteen test years few to measure "
     "on: see the interval."
 )
+_WHY_BANDS = (
+    "Forty-five years are learnt nearly by heart, and the test years hold the El Nino of 1997, which no other year is "
+    "like. In a trial on other years (those from 1985 to 1994, told by the 35 before, seed 1000) bands after 500 steps "
+    "covered 0.83 and 0.89 of the targets for 3 and 6 known months, after 250 steps 0.93 and 0.96, at 0.05 nat a month "
+    "less: fewer steps are a remedy of width, not of likelihood."
+)
+_WHY_TIE = (
+    "A tie: the interval holds 0. A digit's pixels have much the same noise everywhere, and residuals drawn again "
+    "widen the mixture as well as pseudo pixels do."
+)
 _WHY_NORMAL = (
     "A table of twelve fixed places and forty-five complete rows is the ground of a joint normal: it has mean and "
     "covariance of all months in closed form. A network is told a place as a number and has to find from random months "
@@ -464,7 +474,9 @@ def _digits(
         _claim("D: MPNP - CNP, marginal log-likelihood a pixel of real digits", on.marginal - off.marginal, low=0.0),
         _claim("D: MPNP - CNP, joint log-likelihood a pixel of real digits", on.joint - off.joint, low=0.0),
         *(
-            _claim(f"D: MPNP - {other}, marginal, real digits", on.marginal - found[other].marginal, low=0.0)
+            _claim(
+                f"D: MPNP - {other}, marginal, real digits", on.marginal - found[other].marginal, low=0.0, why=_WHY_TIE
+            )
             for other in ("NP", "BNP", "placebo")
         ),
     ], arms
@@ -563,7 +575,7 @@ def _years(
             "Y: MPNP - conditional normal, log-likelihood a month", on - year["conditional normal"], low=0.0,
             why=_WHY_NORMAL,
         ),
-        _claim("Y: coverage of the 90% intervals of MPNP", inside, low=0.87, high=0.93, unit="", why=_WHY_YEARS),
+        _claim("Y: coverage of the 90% intervals of MPNP", inside, low=0.87, high=0.93, unit="", why=_WHY_BANDS),
     ]  # fmt: skip
     return claims, arms
 
