@@ -129,7 +129,7 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
 
 def parts(sizes: Sizes, seed: int) -> dict[str, Callable[[], list[Record]]]:
     """What one seed measures, training by training."""
-    found = {
+    found: dict[str, Callable[[], list[Record]]] = {
         f"D, {name}, {n} pairs, seed {seed}": partial(darcy_arm, sizes, seed, name, n)
         for name in arms_of(sizes, seed)
         for n in (sizes.n_control if name in CONTROLS else sizes.n_train)
