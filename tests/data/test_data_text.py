@@ -191,6 +191,37 @@ def test_a_run_is_written_as_trec_reads_it(tmp_path: Path) -> None:
     assert path.read_text().splitlines() == ["q Q0 a 1 2.000000 tag", "q Q0 b 2 1.500000 tag"]
 
 
+def test_texts_are_cut_into_lines_at_newlines_only(tmp_path: Path) -> None:
+    odd = "one\u2028two\x85three\x0cfour"
+    (tmp_path / "a.jsonl").write_bytes(f'{{"id": "a", "text": "{odd[:9]}"}}\r\n{{"id": "b", "text": "x"}}\n'.encode())
+    (tmp_path / "b.tsv").write_text(f"c\t{odd}\nd\tother\n", encoding="utf-8")
+    (tmp_path / "c.csv").write_text(f'id,text\ne,{odd}\nf,"two\nlines"\n', encoding="utf-8")
+    (tmp_path / "q.txt").write_text(f"{odd}\nsecond\n", encoding="utf-8")
+    (tmp_path / "CISI.ALL").write_text(f".I 1\n.W\n{odd}\u2028.T\n", encoding="utf-8")
+    (tmp_path / "CISI.QRY").write_text(".I 1\n.W\nwhat\n")
+    (tmp_path / "CISI.REL").write_text("1 1\n")
+    found = {document.id: document.text for document in read_documents([tmp_path / f for f in ("a.jsonl", "b.tsv")])}
+    assert found == {"a": odd[:9], "b": "x", "c": odd, "d": "other"}
+    assert [document.text for document in read_documents([tmp_path / "c.csv"])] == [odd, "two\nlines"]
+    assert read_queries(tmp_path / "q.txt") == {"1": odd, "2": "second"}
+    (document,) = read_collection(tmp_path).documents
+    assert document.text == "one two three four .T"
+
+
+def test_ids_with_blanks_are_read_and_written_alike(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "my notes.txt").write_text("salt")
+    (tmp_path / "q.tsv").write_text("first query\tsalt\n")
+    (document,), queries = read_documents([tmp_path / "texts"]), read_queries(tmp_path / "q.tsv")
+    assert (document.id, list(queries)) == ("my_notes.txt", ["first_query"])
+    path = write_run(tmp_path / "run.trec", {"first query": [("my notes.txt", 1.0), ("b", 0.5)], "empty": []})
+    lines = path.read_text().splitlines()
+    assert lines == ["first_query Q0 my_notes.txt 1 1.000000 foreknow", "first_query Q0 b 2 0.500000 foreknow"]
+    for run in ({"q": [("a b", 1.0), ("a_b", 0.5)]}, {"a b": [("d", 1.0)], "a_b": [("d", 1.0)]}):
+        with pytest.raises(InputError, match="cannot tell 'a b' from 'a_b'"):
+            write_run(tmp_path / "run.trec", run)
+
+
 def test_documentation_separates_summaries_from_bodies() -> None:
     found = documentation(("sklearn",), 50, seed=1)
     assert len(found.documents) == len(found.queries) == 50

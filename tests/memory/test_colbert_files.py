@@ -44,6 +44,22 @@ def test_from_files_to_ranked_lists(folder: Path) -> None:
     assert "q1" in table and "begins" in table
 
 
+def test_a_query_may_be_longer_than_a_name_of_a_file(folder: Path) -> None:
+    fitted = LateInteraction(encoder="tiny", dim=16, query_len=100).fit(["the old harbour", "bread"])
+    query = "the old harbour, " * 20
+    assert fitted.apply_files([query, "bread\0"], folder, {}).record["results"][0]["id"] == "0"
+
+
+def test_queries_of_several_files_are_told_apart_or_refused(folder: Path) -> None:
+    Path("a.txt").write_text("boat\ndough\n")
+    Path("b.txt").write_text("clocks\n")
+    fitted = LateInteraction(encoder="tiny", dim=16).fit(["the old harbour", "bread"])
+    with pytest.raises(InputError, match=r"'b\.txt' has the query id '1', which another query has"):
+        fitted.apply_files(["a.txt", "b.txt"], folder, {})
+    found = fitted.apply_files(["a.txt", "q.jsonl", "a.txt"], folder, {"k": "1"}).record["results"]
+    assert [row["query"] for row in found] == ["1", "2", "q1", "q2"]
+
+
 def test_documents_are_added_and_deleted_from_files(folder: Path) -> None:
     run("fit", "colbert", "docs.tsv", "-o", "index", "--set", "encoder=tiny", "--set", "dim=16")
     shown = json.loads(run("apply", "index", "-o", "x", "--with", "add=more.jsonl", "--with", "delete=d1,d2", "--json"))

@@ -76,6 +76,35 @@ def test_negatives_are_hard_and_never_relevant() -> None:
     assert not {3, 5} & set(found.irrelevant)
 
 
+def test_documents_with_a_negative_grade_are_neither_relevant_nor_irrelevant() -> None:
+    scores = {"d5": 9.0, "d3": 2.0, "d0": 1.0}
+    query, other = ("clocks in the harbour", {"d5": -1, "d3": 1}), ("tower", {"d5": 1})
+    first, second = judge([(*query, {}), (*other, {})], IDS, TEXTS, [9] * 6)
+    assert (first.relevant, first.left_out) == ((3,), (5,))
+    assert 5 not in first.irrelevant
+    batch = Batches([first, second], SETTINGS, seed=0)(0)
+    row = batch["queries"].index("clocks in the harbour")
+    assert batch["known"][row].tolist() == [i in (3, 5) and k != 2 * row for k, i in enumerate(batch["passages"])]
+    assert batch["known"][row].any()  # the other query's target is this one's own text
+    (taught,) = judge([(*query, scores)], IDS, TEXTS, [9] * 6)
+    assert taught.teacher == {3: 2.0, 0: 1.0}
+
+
+def test_a_teacher_is_followed_from_two_scored_documents_up() -> None:
+    rows = [("meat", {"d4": 1}, {"d4": 3.0}), ("railway", {"d2": 1}, {"d2": 3.0, "d1": 1.0}), ("dough", {"d1": 1}, {})]
+    judged = judge(rows, IDS, TEXTS, [9] * 6)
+    assert [bool(item.teacher) for item in judged] == [False, True, False]
+    batch = Batches(judged, replace(SETTINGS, batch_size=3), seed=0)(0)
+    taught = dict(zip(batch["queries"], (~batch["teacher"].isnan()).all(1).tolist(), strict=True))
+    assert taught == {"meat": False, "railway": True, "dough": False}
+    documents = [{"id": name, "text": text} for name, text in zip(IDS, TEXTS, strict=True)]
+    system = LateInteraction(encoder="tiny", dim=16, random_state=0)
+    system.fit(documents, queries=["meat"], relevant=["d4"], teacher=[{"d4": 3.0}])
+    assert np.isfinite(system.transform(["meat"])).all()
+    with pytest.raises(InputError, match="none of the queries"):
+        judge([("meat", {}, {"d4": 3.0})], IDS, TEXTS, [9] * 6)
+
+
 def test_empty_documents_are_not_learnt_from() -> None:
     lengths = [0, 9, 9, 9, 9, 9]
     (found,) = judge([("the harbour clocks", {"d0": 1, "d5": 1}, {})], IDS, TEXTS, lengths)
@@ -97,8 +126,11 @@ def test_batches_depend_on_their_number_alone_and_see_every_query() -> None:
     judged = judge([(text, {name: 1}, {}) for name, text in zip(IDS, TEXTS, strict=True)], IDS, TEXTS, [9] * 6)
     batches = Batches(judged, replace(SETTINGS, n_way=3), seed=0)
     assert batches.per_epoch == 3
-    seen = [text for k in (2, 0, 1) for text in batches(k)["queries"]]
-    assert sorted(seen) == sorted(TEXTS)
+    uneven = Batches(judged, replace(SETTINGS, n_way=3, batch_size=4), seed=0)
+    for found, order in ((batches, (2, 0, 1)), (uneven, (1, 0))):
+        seen = [text for k in order for text in found(k)["queries"]]
+        assert sorted(seen) == sorted(TEXTS)
+    assert [len(uneven(k)["queries"]) for k in range(2)] == [3, 3]
     one, again = batches(4), batches(4)
     assert one["passages"].tolist() == again["passages"].tolist()
     for k in range(6):
@@ -119,7 +151,8 @@ def test_the_loss_agrees_with_its_definition() -> None:
     assert ranking_loss(scores, n, None, False, known).item() == pytest.approx(pairwise, abs=1e-6)
 
     known[0, 2] = True  # the target of query 1 answers query 0 too
-    rows = [[s for j, s in enumerate(scores[i].tolist()) if not known[i, j]] for i in range(b)]
+    own_negative = torch.eye(b, dtype=torch.bool).repeat_interleave(n, 1) & (torch.arange(b * n) % n > 0)
+    rows = [[s for j, s in enumerate(scores[i].tolist()) if not (known | own_negative)[i, j]] for i in range(b)]
     in_batch = np.mean([math.log(sum(map(math.exp, row))) - scores[i, i * n].item() for i, row in enumerate(rows)])
     both = ranking_loss(scores, n, None, True, known).item()
     assert both == pytest.approx(pairwise + in_batch, abs=1e-6)
@@ -128,6 +161,14 @@ def test_the_loss_agrees_with_its_definition() -> None:
     p, q = teacher.softmax(1), torch.tensor(own).softmax(1)
     divergence = (p * (p / q).log()).sum(1).mean().item()
     assert ranking_loss(scores, n, teacher, False, known).item() == pytest.approx(divergence, abs=1e-6)
+
+    teacher[1] = math.nan  # query 1 has no teacher
+    scores.requires_grad_()
+    parts = [ranking_loss(scores[i : i + 1, i * n : i * n + n], n, None if i == 1 else teacher[i : i + 1], False,
+                          known[:1, :n]) for i in range(b)]  # fmt: skip
+    mixed = ranking_loss(scores, n, teacher, False, known)
+    assert mixed.item() == pytest.approx(sum(part.item() for part in parts) / b, abs=1e-6)
+    assert torch.autograd.grad(mixed, scores)[0].isfinite().all()
 
 
 def test_a_student_that_agrees_with_its_teacher_has_no_loss() -> None:
@@ -160,6 +201,19 @@ def losses_of(found: TextEncoder, settings: TrainSettings, teacher: bool = False
     train_encoder(found, judged, tokens, settings, seed=0)
     found.requires_grad_(False).eval()
     return before, own()
+
+
+def test_few_queries_are_learnt_from_in_enough_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_steps: list[int] = []
+    monkeypatch.setattr(
+        "foreknow.memory.colbert.system.train_encoder",
+        lambda *given, **named: n_steps.append(train_encoder(*given, **named)),
+    )
+    documents = [{"id": name, "text": text} for name, text in zip(IDS, TEXTS, strict=True)]
+    for settings in ({}, {"n_steps_min": 1}, {"n_epochs": 60}):
+        system = LateInteraction(encoder="tiny", dim=16, random_state=0, **settings)  # type: ignore[arg-type]
+        system.fit(documents, queries=["meat"], relevant=["d4"])
+    assert n_steps == [50, 5, 60]
 
 
 @pytest.mark.parametrize("prior", [InteractionPrior(), InteractionPrior(interaction=False)])

@@ -7,6 +7,7 @@ Formats: .jsonl, .tsv, .csv, folders of .txt; TREC documents, topics and judgeme
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,7 +39,8 @@ class TextCollection:
         name: for reports.
         documents: each id once; a text may be empty.
         queries: id -> text.
-        judgements: query id -> document id -> grade, larger is better, 0 and less is not relevant.
+        judgements: query id -> document id -> grade, larger is better, 0 is not relevant; a document with a negative
+            grade is left out where the query is learnt from, and by whoever measures as if it were not there.
     """
 
     name: str
@@ -55,12 +57,13 @@ def read_documents(paths: Sequence[str | Path]) -> list[Document]:
 
     A record of .jsonl and .csv has an id ("id", "_id", "docid", ...), a text ("text", "contents", ...) and maybe a
     "title", which is put before the text. A .tsv has the columns id and text, with or without a header. A .trec file
-    holds <DOC> elements. A .txt file is one document with its path as id; so is each .txt file of a folder.
+    holds <DOC> elements. A .txt file is one document with its path as id; so is each .txt file of a folder. Blanks in
+    ids become "_" here and in queries, as judgements and runs of TREC are cut at blanks.
 
     Raises:
         InputError: a file cannot be read, or an id comes twice.
     """
-    found = [Document(*item) for path in paths for item in _texts(Path(path), "documents")]
+    found = [Document(trec_id(name), text) for path in paths for name, text in _texts(Path(path), "documents")]
     seen: set[str] = set()
     for document in found:
         if document.id in seen:
@@ -78,7 +81,8 @@ def read_queries(path: str | Path) -> dict[str, str]:
         InputError: the file cannot be read, holds no query, or an id twice.
     """
     found: dict[str, str] = {}
-    for name, text in _texts(Path(path), "queries"):
+    for given, text in _texts(Path(path), "queries"):
+        name = trec_id(given)
         if name in found:
             raise InputError(f"{str(path)!r}: the query id {name!r:.80} comes twice.")
         found[name] = text
@@ -94,7 +98,7 @@ def read_judgements(path: str | Path) -> Judgements:
         InputError: a line has another number of columns or a grade that is no number.
     """
     found: Judgements = {}
-    for number, line in enumerate(_read(Path(path)).splitlines(), 1):
+    for number, line in enumerate(_lines(Path(path)), 1):
         words = line.split()
         if not words or (number == 1 and words[-1].lower() in ("score", "grade", "relevance", "doc", "document")):
             continue
@@ -107,17 +111,38 @@ def read_judgements(path: str | Path) -> Judgements:
     return found
 
 
+def trec_id(name: str) -> str:
+    """An id without blanks, at which lines of TREC are cut."""
+    return "_".join(name.split())
+
+
 def write_run(path: str | Path, run: Mapping[str, Iterable[tuple[str, float]]], tag: str = "foreknow") -> Path:
-    """Write ranked lists as a TREC run: "query Q0 document rank score tag"."""
+    """Write ranked lists as a TREC run: "query Q0 document rank score tag", blanks in ids as "_".
+
+    Raises:
+        InputError: two ids of queries, or of a query's documents, are the same without blanks.
+    """
     from foreknow.common.files import write_text
 
-    lines = [
-        f"{query} Q0 {name} {rank} {score:.6f} {tag}"
-        for query, ranking in run.items()
-        for rank, (name, score) in enumerate(ranking, 1)
-    ]
+    lines = []
+    for query, ranking in zip(_trec_ids(run), run.values(), strict=True):
+        names, scores = zip(*found, strict=True) if (found := list(ranking)) else ((), ())
+        for rank, (name, score) in enumerate(zip(_trec_ids(names), scores, strict=True), 1):
+            lines.append(f"{query} Q0 {name} {rank} {score:.6f} {tag}")
     write_text(path, "\n".join(lines) + "\n")
     return Path(path)
+
+
+def _trec_ids(names: Iterable[str]) -> list[str]:
+    """Ids as TREC has them, all different."""
+    found: dict[str, str] = {}
+    for name in names:
+        if (other := found.setdefault(trec_id(name), name)) != name:
+            raise InputError(
+                f"a run cannot tell {other!r:.80} from {name!r:.80}: both are written as {trec_id(name)!r:.80}.",
+                hint="Give one of them another id.",
+            )
+    return list(found)
 
 
 def _texts(path: Path, what: str) -> Iterator[tuple[str, str]]:
@@ -142,7 +167,7 @@ def _texts(path: Path, what: str) -> Iterator[tuple[str, str]]:
 
 
 def _from_jsonl(path: Path) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(_read(path).splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         try:
@@ -156,7 +181,7 @@ def _from_jsonl(path: Path) -> Iterator[tuple[str, str]]:
 
 def _from_table(path: Path) -> Iterator[tuple[str, str]]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    lines = _read(path).splitlines(keepends=True)
+    lines = io.StringIO(_read(path))
     try:
         if delimiter == "\t":
             rows = list(csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE))
@@ -175,7 +200,7 @@ def _from_table(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _from_lines(path: Path) -> Iterator[tuple[str, str]]:
-    lines = [line.strip() for line in _read(path).splitlines()]
+    lines = [line.strip() for line in _lines(path)]
     return ((str(number), line) for number, line in enumerate((line for line in lines if line), 1))
 
 
@@ -255,7 +280,7 @@ def read_beir(folder: str | Path, split: str = "test") -> TextCollection:
 
 def read_trec(documents: str | Path, queries: str | Path, judgements: str | Path) -> TextCollection:
     """Files of TREC, as Vaswani's: <DOC> elements, <top> elements, and lines "query 0 document grade"."""
-    texts = tuple(Document(*item) for item in _from_trec(Path(documents)))
+    texts = tuple(Document(trec_id(name), text) for name, text in _from_trec(Path(documents)))
     return TextCollection(
         Path(documents).parent.name, texts, dict(_from_topics(Path(queries))), read_judgements(judgements)
     )
@@ -289,7 +314,7 @@ def read_cisi(documents: str | Path, queries: str | Path, judgements: str | Path
     )
     asked = {name: _plain(f"{parts.get('T', '')}\n{parts.get('W', '')}") for name, parts in _tagged(queries)}
     grades: Judgements = {}
-    for line in _read(Path(judgements)).splitlines():
+    for line in _lines(Path(judgements)):
         if len(words := line.split()) >= 2:
             grades.setdefault(words[0], {})[words[1]] = 1.0
     return TextCollection("cisi", texts, asked, grades)
@@ -299,7 +324,7 @@ def _tagged(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Records of Cranfield's format: a line ".I id", then fields that begin with a line such as ".T" or ".W"."""
     parts: dict[str, str] = {}
     name, tag = None, ""
-    for line in _read(Path(path)).splitlines():
+    for line in _lines(Path(path)):
         if match := re.fullmatch(r"\.I\s+(\S+)\s*", line):
             if name is not None:
                 yield name, parts
@@ -323,6 +348,11 @@ def _grade(path: str | Path, number: int, word: str) -> float:
         return float(word)
     except ValueError:
         raise InputError(f"{str(path)!r}, line {number}: the grade {word!r:.40} is no number.") from None
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines cut at newlines only: a text may hold form feeds and Unicode's separators."""
+    return _read(path).split("\n")
 
 
 def _read(path: Path) -> str:

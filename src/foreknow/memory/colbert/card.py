@@ -47,6 +47,10 @@ CARD = Card(
         "cosine; the released code takes the Euclidean distance and normalises at the end.",
         "Where the lists of the published number of centroids hold fewer passages than the second stage keeps, more "
         "centroids are looked up; the published number is for millions of passages, whose lists are long.",
+        "Other passages of a batch count as irrelevant as in ColBERTv2, but for those judged relevant or graded below "
+        "0; a training takes at least 50 steps, as five epochs of a few dozen queries are too few.",
+        "The proof re-ranks the best tenth of a collection by BM25, not the best 1000: its collections are smaller, "
+        "and re-ranking all of one would be MaxSim by itself.",
         "A passage none of whose centroids survives pruning comes last in that stage; the released code scores it 0.",
         "MS MARCO, TREC CAR, Vaswani and Cranfield could not be had. The proof searches documentation by summary lines "
         "and newspaper texts by their first sentences; benchmarks/retrieval.py measures a collection that you have.",

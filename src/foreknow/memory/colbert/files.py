@@ -67,15 +67,19 @@ def apply(
         raise InputError("foreknow apply: give a query, a file of queries, or --with add=FILE or delete=ID.")
     queries: dict[str, str] = {}
     for given in inputs:
-        found = read_queries(given) if Path(given).is_file() else {given: given}
-        queries.update({name.replace(" ", "_") if len(found) > 1 else name: text for name, text in found.items()})
+        for name, text in (read_queries(given) if _is_file(given) else {given: given}).items():
+            if queries.setdefault(name, text) != text:
+                raise InputError(
+                    f"foreknow apply: {given!r:.80} has the query id {name!r:.80}, which another query has already.",
+                    hint="Give each query its own id (lines of a .txt file are numbered), or apply file by file.",
+                )
     changed = _change(system, options)
     reporter, run, rows = Reporter(progress, max(1, len(queries))), {}, []
     pictures: dict[str, Picture] = {}
     for number, (name, text) in enumerate(queries.items()):
         (ranking,) = system.search([text], k)
-        run["_".join(name.split())] = list(zip(ranking.ids, ranking.scores.tolist(), strict=True))
-        for rank, (document, score) in enumerate(run["_".join(name.split())], 1):
+        run[name] = list(zip(ranking.ids, ranking.scores.tolist(), strict=True))
+        for rank, (document, score) in enumerate(run[name], 1):
             rows.append([name, rank, document, score, _matched(system, text, document), _start(system, document)])
         if len(ranking) and number < _EXPLAINED and _explains(system):
             pictures[f"matches-{number + 1}"] = system.match_picture(text, ranking.ids[0])
@@ -105,6 +109,14 @@ def _change(system: LateInteraction, options: Mapping[str, str]) -> dict[str, in
     if names or new:
         system.save_changes()
     return {"n_added": len(new), "n_deleted": len(names)}
+
+
+def _is_file(given: str) -> bool:
+    """Whether this names a file; a query may be longer than any name of one."""
+    try:
+        return Path(given).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _depth(text: str) -> int:

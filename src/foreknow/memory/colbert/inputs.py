@@ -63,8 +63,9 @@ def read_judged(queries: object, relevant: object, teacher: object) -> list[Judg
 
     Args:
         queries: texts by id, or a list of texts; None for none.
-        relevant: for each query (by its id, or in the list's order) an id, several, or grades by id.
-        teacher: scores by document id for each query, in the same form.
+        relevant: for each query (by its id, or in the list's order) an id, several, or grades by id. A document with a
+            negative grade counts neither as relevant nor as irrelevant.
+        teacher: scores by document id for each query, in the same form; followed where it scores two or more.
 
     Raises:
         InputError: one came without the other, or a query is judged that is not there.

@@ -32,7 +32,7 @@ from foreknow.memory.colbert.codec import NBITS
 from foreknow.memory.colbert.index import PlaidIndex, Ranking, SearchSettings
 from foreknow.memory.colbert.interaction import SIMILARITIES, InteractionPrior, score_all
 from foreknow.memory.colbert.network import TextEncoder, Tokens, build_body
-from foreknow.memory.colbert.training import ENCODER_LR, HEAD_LR, TrainSettings, judge, train_encoder
+from foreknow.memory.colbert.training import ENCODER_LR, HEAD_LR, N_STEPS_MIN, TrainSettings, judge, train_encoder
 
 _FOLDER = "index"
 _PRINCIPAL_SAMPLE = 2000
@@ -69,7 +69,8 @@ class LateInteraction(System):
         nbits: bits per dimension in the index: 1, 2 or 4.
         similarity: "cosine", or "l2" for the negative squared distance.
         train_encoder: train everything on the judged queries, not the linear layer alone.
-        n_epochs: how often each judged query is seen.
+        n_epochs: how often each judged query is seen, or oftener until there are `n_steps_min` steps.
+        n_steps_min: steps of the training at the least; 1 leaves it at the epochs.
         batch_size: queries of a step.
         n_way: passages of a query in a step, one of them relevant.
         in_batch_negatives: whether the passages of the other queries of a step count as irrelevant too.
@@ -106,6 +107,7 @@ class LateInteraction(System):
         similarity: str = "cosine",
         train_encoder: bool = False,
         n_epochs: int = 5,
+        n_steps_min: int = N_STEPS_MIN,
         batch_size: int = 16,
         n_way: int = 4,
         in_batch_negatives: bool = True,
@@ -123,6 +125,7 @@ class LateInteraction(System):
         self.similarity = similarity
         self.train_encoder = train_encoder
         self.n_epochs = n_epochs
+        self.n_steps_min = n_steps_min
         self.batch_size = batch_size
         self.n_way = n_way
         self.in_batch_negatives = in_batch_negatives
@@ -269,6 +272,7 @@ class LateInteraction(System):
             raise ConfigError(f"{owner}: dim * nbits must be a multiple of 8, got {self.dim} * {self.nbits}.")
         check_option(owner, "similarity", self.similarity, SIMILARITIES)
         check_int(owner, "n_epochs", self.n_epochs, low=1)
+        check_int(owner, "n_steps_min", self.n_steps_min, low=1)
         check_int(owner, "batch_size", self.batch_size, low=1)
         check_int(owner, "n_way", self.n_way, low=2)
         check_bool(owner, "train_encoder", self.train_encoder)
@@ -327,6 +331,7 @@ class LateInteraction(System):
             self.lr or (ENCODER_LR if self.train_encoder else HEAD_LR),
             self.train_encoder,
             self.similarity,
+            self.n_steps_min,
         )
         ids, texts = [document.id for document in documents], [document.text for document in documents]
         learnt_from = judge(judged, ids, texts, [len(text.kept) for text in tokens])
@@ -464,7 +469,7 @@ class LateInteraction(System):
         tiny = {"encoder": "tiny", "dim": 16, "query_len": 12, "random_state": 0}
         asked = {"a": "meat in winter", "b": "fast connection", "c": "flour and water", "e": "old clocks"}
         relevant = {"a": {"d4": 1}, "b": {"d2": 1}, "c": {"d1": 2}, "e": {"d5": 1, "d3": 1}}
-        learning = {**tiny, "n_epochs": 3, "batch_size": 2, "n_way": 2}
+        learning = {**tiny, "n_epochs": 3, "n_steps_min": 1, "batch_size": 2, "n_way": 2}
         return [
             Example("six documents", tiny, documents, None, new),
             Example("judged queries", learning, documents, None, new, {"queries": asked, "relevant": relevant}),

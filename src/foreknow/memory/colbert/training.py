@@ -30,6 +30,8 @@ from foreknow.train.loop import train
 N_HARD = 50
 """How far down the list of BM25 negatives come from."""
 HEAD_LR, ENCODER_LR = 1e-3, 1e-5
+N_STEPS_MIN = 50
+"""Steps of a training at the least: five epochs of a few dozen queries are too few for the linear layer."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,15 @@ class Judged:
         query: its text.
         relevant: passages that answer it.
         irrelevant: passages that look as if they did.
-        teacher: passage -> score of another model; empty without one.
+        teacher: passage -> score of another model, of two passages or more; empty without one.
+        left_out: passages that count neither as relevant nor as irrelevant.
     """
 
     query: str
     relevant: tuple[int, ...]
     irrelevant: tuple[int, ...]
     teacher: Mapping[int, float]
+    left_out: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class TrainSettings:
         lr: peak learning rate.
         whole: train the transformer, not the linear layer alone.
         similarity: "cosine" or "l2".
+        n_steps_min: steps at the least, whatever the epochs have.
     """
 
     n_epochs: int
@@ -70,6 +75,7 @@ class TrainSettings:
     lr: float
     whole: bool
     similarity: str
+    n_steps_min: int = N_STEPS_MIN
 
 
 def judge(
@@ -79,6 +85,8 @@ def judge(
     lengths: Sequence[int],
 ) -> list[Judged]:
     """Queries with the passages that can be learnt from.
+
+    A document with a negative grade is no passage of its query. A teacher is followed from two scored documents up.
 
     Args:
         queries: text, judged documents with their grades, and a teacher's scores (maybe none).
@@ -93,14 +101,19 @@ def judge(
     found = []
     for text, grades, scores in queries:
         relevant = tuple(place[name] for name, grade in grades.items() if grade > 0 and name in place)
+        left_out = tuple(place[name] for name, grade in grades.items() if grade < 0 and name in place)
+        kept_out = {*relevant, *left_out}
         teacher = {place[name]: float(score) for name, score in scores.items() if name in place}
-        if not relevant and len(teacher) < 2:
+        teacher = {i: score for i, score in teacher.items() if i not in left_out}
+        if len(teacher) < 2:
+            teacher = {}
+        if not relevant and not teacher:
             continue
-        hard = [int(i) for i in bm25.top(text, N_HARD + len(relevant)) if lengths[i] and int(i) not in relevant]
+        hard = [int(i) for i in bm25.top(text, N_HARD + len(kept_out)) if lengths[i] and int(i) not in kept_out]
         if not hard:
-            hard = [i for i in place.values() if i not in relevant][:N_HARD]
-        if hard or len(teacher) > 1:
-            found.append(Judged(text, relevant, tuple(hard[:N_HARD]), teacher))
+            hard = [i for i in place.values() if i not in kept_out][:N_HARD]
+        if hard or teacher:
+            found.append(Judged(text, relevant, tuple(hard[:N_HARD]), teacher, left_out))
     if not found:
         raise InputError(
             "LateInteraction: none of the queries has both a relevant and an irrelevant document here.",
@@ -122,48 +135,60 @@ def ranking_loss(scores: Tensor, n_way: int, teacher: Tensor | None, in_batch: b
         scores: of all queries with all passages, (b, b n); passages i n to (i + 1) n are query i's, the relevant one
             first.
         n_way: n.
-        teacher: another model's scores of the own passages, (b, n), or None.
-        in_batch: whether the other queries' passages count as irrelevant too.
-        known: passages that are relevant to a query and not its target, (b, b n); they never count as irrelevant.
+        teacher: another model's scores of the own passages, (b, n), with rows of NaN for queries without any; or None.
+            Queries with scores learn by distillation, the others by cross-entropy.
+        in_batch: whether the target is also to stand out from the other queries' passages.
+        known: passages that are not irrelevant to a query and not its target, (b, b n); they never count as irrelevant.
     """
     b = len(scores)
     rows = torch.arange(b, device=scores.device)
     own = scores.view(b, b, n_way)[rows, rows]
-    if teacher is None:
-        loss = nn.functional.cross_entropy(own, torch.zeros_like(rows))
-    else:
-        logs = own.log_softmax(1), teacher.log_softmax(1)
-        loss = nn.functional.kl_div(*logs, reduction="batchmean", log_target=True)
+    logs = own.log_softmax(1)  # (b, n)
+    losses = -logs[:, 0]
+    if teacher is not None:
+        aims = teacher.nan_to_num().log_softmax(1)
+        divergence = nn.functional.kl_div(logs, aims, reduction="none", log_target=True).sum(1)
+        losses = torch.where(teacher.isnan().any(1), losses, divergence)
+    loss = losses.mean()
     if in_batch:
-        loss = loss + nn.functional.cross_entropy(scores.masked_fill(known, -math.inf), rows * n_way)
+        hidden = known.clone()
+        hidden.view(b, b, n_way)[rows, rows, 1:] = True  # the query's own negatives have had their turn
+        loss = loss + nn.functional.cross_entropy(scores.masked_fill(hidden, -math.inf), rows * n_way)
     return loss
 
 
 class Batches:
-    """Batch k of the training: queries in an order of their own in each epoch, passages drawn anew."""
+    """Batch k of the training: queries in an order of their own in each epoch, passages drawn anew.
+
+    The batches of an epoch are of the same size, give or take one, and hold each query once.
+    """
 
     def __init__(self, judged: Sequence[Judged], settings: TrainSettings, seed: int) -> None:
         self.judged, self.settings, self.seed = judged, settings, seed
-        self.size = min(settings.batch_size, len(judged))
-        self.per_epoch = len(judged) // self.size
+        self.per_epoch = math.ceil(len(judged) / settings.batch_size)
 
     def __call__(self, k: int) -> dict[str, Any]:
         epoch, number = divmod(k, self.per_epoch)
         order = numpy_stream(self.seed, "epoch", str(epoch)).permutation(len(self.judged))
-        chosen = [self.judged[i] for i in order[number * self.size : (number + 1) * self.size]]
+        chosen = [self.judged[i] for i in np.array_split(order, self.per_epoch)[number]]
         rng = numpy_stream(self.seed, "batch", str(k))
         n_way = self.settings.n_way
         passages, scores = zip(*(_passages(item, n_way, rng) for item in chosen), strict=True)
         flat = np.array([i for row in passages for i in row])
-        known = np.stack([np.isin(flat, item.relevant) for item in chosen])
+        known = np.stack(
+            [
+                np.isin(flat, (row[0], *item.relevant, *item.left_out))
+                for item, row in zip(chosen, passages, strict=True)
+            ]
+        )
         known[np.arange(len(chosen)), np.arange(len(chosen)) * n_way] = False
-        teacher = torch.tensor(scores) if all(item.teacher for item in chosen) else None
+        teacher = torch.tensor(scores) if any(item.teacher for item in chosen) else None
         return {"queries": [item.query for item in chosen], "passages": flat, "known": torch.from_numpy(known),
                 "teacher": teacher}  # fmt: skip
 
 
 def _passages(item: Judged, n_way: int, rng: np.random.Generator) -> tuple[list[int], list[float]]:
-    """`n_way` passages, the target first, and the teacher's scores of them (0 without a teacher)."""
+    """`n_way` passages, the target first, and the teacher's scores of them (NaN without a teacher)."""
     if item.teacher:
         names = sorted(item.teacher, key=lambda i: -item.teacher[i])
         best = next((i for i in names if i in item.relevant), names[0])
@@ -172,7 +197,7 @@ def _passages(item: Judged, n_way: int, rng: np.random.Generator) -> tuple[list[
         return chosen, [item.teacher[i] for i in chosen]
     others = list(item.irrelevant)
     chosen = [int(rng.choice(item.relevant)), *rng.choice(others, n_way - 1, replace=len(others) < n_way - 1).tolist()]
-    return chosen, [0.0] * n_way
+    return chosen, [math.nan] * n_way
 
 
 def train_encoder(
@@ -197,7 +222,7 @@ def train_encoder(
         n_steps: steps, in place of those the epochs have.
     """
     batches = Batches(judged, settings, seed)
-    n_steps = n_steps or settings.n_epochs * batches.per_epoch
+    n_steps = n_steps or max(settings.n_steps_min, settings.n_epochs * batches.per_epoch)
     queries = {item.query: encoder.query_tokens(item.query) for item in judged}
     stored: dict[Tokens, NDArray[np.float16]] = {}
     if not settings.whole:
