@@ -65,7 +65,7 @@ def test_commands_slow_and_turn_the_circuit() -> None:
     policy = with_weights(CircuitPolicy(circuit, target_columns=(3, 4)), **weights)
     q = [0.3, -0.6, 1.1]
     for x, y in ((0.5, 0.2), (-0.5, 3.0), (0.05, -0.7)):
-        wanted = by_hand(q, 4, 20, weights, 1 - min(abs(y), 1), float(x > 0.1), float(x < -0.1), 1)
+        wanted = by_hand(q, 4, 20, weights, 1 - min(abs(y), 1), float(x < -0.1), float(x > 0.1), 1)
         obs = np.array([*q, x, y])
         np.testing.assert_allclose(policy(torch.as_tensor(obs), 4).detach(), wanted, atol=1e-12)
         np.testing.assert_allclose(policy.act()(obs, 4), wanted, atol=1e-12)
@@ -275,3 +275,11 @@ def test_bad_priors_and_settings_are_refused() -> None:
         CircuitController(CircuitPrior(circuit=Circuit.swimmer(3)), n_links=3, method="none").fit(None)
     with pytest.raises(ConfigError, match="2 column numbers"):
         CircuitController(joint_columns=(0, 1, 2), n_links=3, method="none").fit(None)
+
+
+def test_too_few_observations_are_refused() -> None:
+    policy = CircuitPolicy(Circuit.swimmer(3, n_turn=1), target_columns=(3, 4))
+    assert policy(torch.zeros(5), 0).shape == (3,)
+    for ask in (lambda: policy(torch.zeros(2, 4), 0), lambda: policy.act()(np.zeros(4), 0)):
+        with pytest.raises(InputError, match="column 4"):
+            ask()

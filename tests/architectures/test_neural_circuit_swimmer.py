@@ -12,10 +12,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import foreknow
 from foreknow.architectures import Circuit, CircuitController, CircuitPolicy, CircuitPrior, SwimmerWorld
-from foreknow.architectures.neural_circuit import proof, swimmer
+from foreknow.architectures.neural_circuit import ppo, proof, swimmer
 from foreknow.architectures.neural_circuit.baselines import EpisodeSource, RandomTorque, SineWave
 from foreknow.architectures.neural_circuit.training import Moments, returns
 from foreknow.common.errors import CapabilityError, ConfigError, InputError, MissingExtraError
@@ -117,6 +118,70 @@ def test_training_by_ppo_moves_the_weights_and_no_global_state(prior: str) -> No
         assert (once.sd_ != 1).all()
 
 
+class Counted:
+    """Rewards of 1 a step; over after `end` steps, or never."""
+
+    n_observations, n_actions, n_steps = 2, 2, 40
+
+    def __init__(self, end: int | None = None) -> None:
+        self.end, self.lengths = end, []
+
+    def reset(self, seed: int) -> np.ndarray:
+        self.lengths.append(0)
+        self.rng = np.random.default_rng(seed)
+        return 5 + self.rng.standard_normal(2)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
+        self.lengths[-1] += 1
+        return 5 + self.rng.standard_normal(2), 1.0, self.lengths[-1] == self.end
+
+    def render(self) -> np.ndarray:
+        return np.zeros((2, 2, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("end", "length"), [(None, 40), (15, 15)])
+def test_ppo_ends_episodes_and_reports_their_rewards(end: int | None, length: int) -> None:
+    world = Counted(end)
+    controller = CircuitController(method="ppo", episodes=5, joint_columns=(0, 1), random_state=0).fit(world)
+    assert world.lengths == [length] * 5
+    assert controller.curve_ == [(number, float(length)) for number in range(1, 6)]
+
+
+@pytest.mark.parametrize("prior", ["paper", "off"])
+def test_ppo_updates_the_policy_that_acted(prior: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first gradient step of every update the policy gives the log-probabilities that were stored."""
+    from stable_baselines3 import PPO
+
+    update, differences = PPO.train, []
+
+    def checked(learner: PPO) -> None:
+        held = learner.rollout_buffer
+        rows, actions = (torch.as_tensor(part[:, 0]) for part in (held.observations, held.actions))
+        with torch.no_grad():
+            now = learner.policy.evaluate_actions(rows, actions)[1].numpy()
+        differences.append(np.abs(now - held.log_probs[:, 0]).max())
+        update(learner)
+
+    monkeypatch.setattr(PPO, "train", checked)
+    CircuitController(prior, method="ppo", episodes=3, joint_columns=(0, 1), random_state=0).fit(Counted())
+    assert len(differences) == 3
+    assert max(differences) < 1e-3
+
+
+@pytest.mark.parametrize(("end", "goes_on"), [(None, True), (15, False)])
+def test_ppo_values_what_follows_a_cut_and_not_an_end(end: int | None, goes_on: bool) -> None:
+    world = Counted(end)
+    with ppo._borrowed_randomness(0):
+        learner = ppo._learner(CircuitPolicy(Circuit.swimmer(2)), world)
+        torch.nn.init.zeros_(learner.policy.value_net.weight)
+        torch.nn.init.constant_(learner.policy.value_net.bias, 7.0)
+        rollout = ppo.Rollout(learner, world)
+        rollout.add_episode(0)
+    rewards = rollout.buffer().rewards[:, 0]
+    assert (rewards[:-1] == 1).all()
+    assert rewards[-1] == pytest.approx(1 + goes_on * learner.gamma * 7.0)
+
+
 def test_frozen_weights_move_other_bodies() -> None:
     controller = CircuitController(method="none").fit(None)
     assert returns(SwimmerWorld(8, n_steps=150), controller.act(8), [0]) > 60
@@ -209,8 +274,10 @@ def test_moments_are_those_of_all_rows() -> None:
 @pytest.mark.filterwarnings("error")
 def test_quick_proof_has_every_arm() -> None:
     evidence = CircuitController.prove(preset="quick", seeds=2)
-    assert {record["arm"] for record in evidence.arms} == {*proof.ARMS, *proof.PLAIN}
+    assert {record["arm"] for record in evidence.arms} == {*proof.ARMS, *proof.PLAIN, *proof.BY_PPO}
     assert len([record for record in evidence.arms if record["arm"] == "unsigned"]) == 16
+    for links in proof.BODIES:
+        assert any(note.startswith(f"{links} links") and "tuned sine" in note for note in evidence.notes)
     assert all(np.isfinite(claim.measured) for claim in evidence.claims)
     weights = {record["arm"]: record["weights"] for record in evidence.arms}
     assert (weights["circuit"], weights["unshared"], weights["network"]) == (4, 30, 6085)
@@ -230,9 +297,38 @@ def test_navigation_follows_its_commands() -> None:
     controller = CircuitController(task="navigate", method="none", random_state=0).fit(None)
     assert set(controller.weights()) == {"osc", "prop", "ipsi", "contra", "speed", "turn"}
     rows = np.zeros((3, controller.n_observations_ + 1))
-    rows[:, 5], rows[:, 6], rows[:, -1] = [0.5, -0.5, 0.0], -2.0, 45  # the head is at its ventral phase
+    rows[:, 5], rows[:, 6], rows[:, -1] = [-0.5, 0.5, 0.0], -2.0, 45  # the head is at its ventral phase
     right, left, ahead = controller.predict(rows)[:, 0]
     assert right > left
     assert left == ahead == -1  # already as far left as it goes
     wrong = controller.with_wrong_prior().fit(None)
     assert wrong.prior_ == CircuitPrior(speed=True, n_turn=1, wiring="permuted")
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_commands_turn_the_head_towards_the_target(side: int) -> None:
+    world = SwimmerWorld(6, task="navigate", n_steps=300)
+    act = CircuitController(task="navigate", method="none", random_state=0).fit(None).act()
+    observation = world.reset(0)
+    data = world._physics.named
+    nose, head = data.data.geom_xpos["nose"][:2], data.data.xmat["head"].reshape(3, 3)[:2, :2]
+    data.model.geom_pos["target"][:2] = nose + head @ [20.0 * side, -20.0]  # 45 degrees off, too far to be reached
+    world._physics.forward()
+    angles = []
+    for t in range(240):
+        observation, *_ = world.step(act(observation if t else world._observe(), t))
+        angles.append(np.arctan2(observation[5], -observation[6]))
+    start, end = np.pi / 4 * side, np.mean(angles[-60:])  # of a whole period, in which the head sways
+    assert abs(end) < abs(start) - 0.2
+
+
+def test_saved_navigator_is_applied_in_its_task(tmp_path: Path) -> None:
+    world = SwimmerWorld(4, task="navigate", n_steps=10)
+    path = CircuitController(method="none").fit(world).save(tmp_path / "to.safetensors")
+    restored = foreknow.load(path)
+    assert restored.task_ == "navigate"
+    done = restored.apply_files([], tmp_path, {"seconds": "0.9", "seed": "3"})
+    expected = run_episode(SwimmerWorld(4, task="navigate", n_steps=30), restored.act(), 3).total
+    assert done.record["return"] == expected > 0
+    with pytest.raises(CapabilityError, match="world of your own"):
+        CircuitController(method="none", joint_columns=(0, 1)).fit(Counted()).apply_files([], tmp_path, {})

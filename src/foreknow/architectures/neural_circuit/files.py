@@ -34,7 +34,7 @@ def swim(
     """Run a controller of a swimmer, write `motion.csv` into `out`, and give its pictures."""
     owner = "foreknow apply"
     check_known(owner, options, OPTIONS, what="option")
-    if not controller.swims_:
+    if controller.task_ is None:
         raise CapabilityError(
             "This controller was fitted to a world of your own, which a file cannot hold.",
             hint="Use it from Python: run_episode(world, controller.act(), seed).",
@@ -44,7 +44,7 @@ def swim(
     seconds = check_real(owner, "seconds", _number(options, "seconds", 15), low=STEP_S)
     seed = check_int(owner, "seed", _number(options, "seed", 0), low=0)
     act, n_steps = controller.act(links), round(seconds / STEP_S)
-    world = SwimmerWorld(links, task=controller.task, n_steps=n_steps)
+    world = SwimmerWorld(links, task=controller.task_, n_steps=n_steps)
     reporter = Reporter(progress, n_steps)
 
     def told(observation: Array, t: int) -> Array:

@@ -37,7 +37,8 @@ class CircuitPolicy(nn.Module):
             with equal probability, or in U(-1, 1).
         joint_columns: columns of the observations that hold the joints' angles, head first; the first ones if None.
         joint_limit: the angle in radians at which a joint counts as fully bent; 2 pi / (n_joints + 1) if None.
-        target_columns: columns with the vector to a target, in the frame of the head, which the commands follow.
+        target_columns: columns with the vector to a target, which the commands follow, in a frame of the head in which
+            it looks along -y and +x lies on its left.
         generator: of random first weights; None always gives the same ones.
     """
 
@@ -96,9 +97,10 @@ class CircuitPolicy(nn.Module):
         """Torques of observations, shape (..., n_observations), at steps `t`, shape (...) -> (..., n_joints).
 
         Raises:
-            InputError: the step number is missing, or is no whole number from 0.
+            InputError: the step number is missing, or is no whole number from 0; too few observations.
         """
         steps = check_steps(t, obs)
+        self._check_width(obs.shape[-1])
         bend = (obs[..., self.joint_columns].to(self.weights) / self.joint_limit).clamp(-1, 1)
         phase = (steps % self.circuit.period < self.circuit.period / 2).to(bend)
         commands = [phase, 1 - phase, *self._commands(obs, phase)]
@@ -117,12 +119,13 @@ class CircuitPolicy(nn.Module):
         target = self.target_columns
 
         def act(obs: Array, t: int) -> Array:
+            self._check_width(len(obs))
             bend = np.minimum(np.maximum(obs[columns] / limit, -1.0), 1.0)
             phase = float(t % period < period / 2)
             slow = right = left = 0.0
             if target is not None:
                 x, y = obs[target[0]], obs[target[1]]
-                slow, right, left = 1.0 - min(abs(y), 1.0), float(x > 0.1), float(x < -0.1)
+                slow, right, left = 1.0 - min(abs(y), 1.0), float(x < -0.1), float(x > 0.1)
             commands = [phase, 1.0 - phase, slow, right, left]
             active = np.concatenate([np.maximum(bend, 0.0), np.maximum(-bend, 0.0), commands])[inputs]
             for level in levels:
@@ -148,6 +151,14 @@ class CircuitPolicy(nn.Module):
             longer.weights.copy_(self.weights)
         return longer.to(self.weights.device)
 
+    def _check_width(self, n: int) -> None:
+        needed = 1 + max(*self.joint_columns, *(self.target_columns or ()))
+        if n < needed:
+            raise InputError(
+                f"CircuitPolicy: it reads column {needed - 1} of the observations, which have {n} columns.",
+                hint="joint_columns and target_columns say where angles and target are.",
+            )
+
     def _matrix(self) -> Tensor:
         """Weights between neurons in the order of their levels, shape (n_neurons, n_neurons), to and from."""
         n = self.circuit.n_neurons
@@ -158,7 +169,7 @@ class CircuitPolicy(nn.Module):
         if self.target_columns is None:
             return [torch.zeros_like(like)] * 3
         x, y = (obs[..., column].to(like) for column in self.target_columns)
-        return [1 - y.abs().clamp(max=1), (x > 0.1).to(like), (x < -0.1).to(like)]
+        return [1 - y.abs().clamp(max=1), (x < -0.1).to(like), (x > 0.1).to(like)]
 
     def _first_weights(self, generator: Generator | None) -> Tensor:
         signs = torch.tensor([sign if self.sign else 0 for _, sign in self.circuit.weights], dtype=torch.float64)

@@ -20,11 +20,13 @@ from foreknow.architectures.neural_circuit.policy import CLOCK, NetworkPolicy, P
 from foreknow.architectures.neural_circuit.training import Moments, Note
 from foreknow.common.deps import require
 from foreknow.common.rng import seed_of, seeded_init
-from foreknow.core.world import World
+from foreknow.core.world import Array, World
 
 ACTION_SD = 0.1
 CRITIC = (64, 64)
 LR = 3e-4
+BATCH = 64
+"""Steps of a gradient step, at most."""
 
 
 class Actor(nn.Module):
@@ -40,79 +42,111 @@ class Actor(nn.Module):
         return actions.to(rows.dtype)
 
 
+class Rollout:
+    """Steps of whole episodes as they were acted, one row a step.
+
+    Args:
+        learner: whose policy acts.
+        world: to act in. An episode that is over before `world.n_steps` has reached an end, after which nothing more
+            is earned; one of `world.n_steps` was only cut off, and goes on with the value of its last observation.
+    """
+
+    def __init__(self, learner: Any, world: World) -> None:
+        self._learner, self._world = learner, world
+        self._rows: list[tuple[Any, ...]] = []
+        self.returns: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add_episode(self, start: int) -> None:
+        """Act from a fresh start to the end, with noise."""
+        policy, world = self._learner.policy, self._world
+        seen, earned, over, t = _with_clock(world.reset(start), 0), 0.0, False, 0
+        while not over and t < world.n_steps:
+            with torch.no_grad():
+                action, value, log_prob = policy(torch.as_tensor(seen))
+            before, action = seen, action.numpy()
+            observation, reward, over = world.step(np.clip(action[0], -1, 1).astype(np.float64))
+            t, earned = t + 1, earned + reward
+            seen = _with_clock(observation, t)
+            if t == world.n_steps:
+                with torch.no_grad():
+                    reward += self._learner.gamma * float(policy.predict_values(torch.as_tensor(seen)))
+            self._rows.append((before, action, reward, t == 1, value, log_prob))
+        self.returns.append(earned)
+
+    def buffer(self) -> Any:
+        """As stable-baselines3 wants it, with advantages."""
+        from stable_baselines3.common.buffers import RolloutBuffer
+
+        learner = self._learner
+        buffer = RolloutBuffer(len(self), learner.observation_space, learner.action_space, "cpu",
+                               gae_lambda=learner.gae_lambda, gamma=learner.gamma)  # fmt: skip
+        for row in self._rows:
+            buffer.add(*row)
+        buffer.compute_returns_and_advantage(torch.zeros(1), np.ones(1))
+        return buffer
+
+
 def train_with_ppo(policy: Policy, world: World, episodes: int, *, seed: int, note: Note) -> list[tuple[int, float]]:
-    """Train in place, one episode a rollout; (episodes so far, return) of each."""
+    """Train in place; (episodes so far, return) of each, of which `note` is told after the update that it was for.
+
+    An update is made of as many whole episodes as fill `world.n_steps`: of one, where none ends early. A network reads
+    observations in units of what earlier updates showed it.
+    """
     require("stable_baselines3", "Training by PPO")
     curve: list[tuple[int, float]] = []
-    if episodes == 0:
-        return curve
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    env = _environment(world, seed)
     moments = Moments(world.n_observations)
-    n_steps = max(world.n_steps, 2)
-
-    class Report(BaseCallback):
-        def _on_step(self) -> bool:
-            return True
-
-        def _on_rollout_end(self) -> None:
-            buffer = learner.rollout_buffer
-            if isinstance(policy, NetworkPolicy):
-                seen = buffer.observations[:, 0, :-1]
-                moments.add(seen.astype(np.float64))
-                policy.standardise(moments.mean, moments.sd)
-            curve.append((len(curve) + 1, float(buffer.rewards.sum())))
-            note(*curve[-1])
-
-    batch = max(size for size in range(1, 65) if n_steps % size == 0)
     with _borrowed_randomness(seed):
-        learner = PPO(
-            "MlpPolicy",
-            env,
-            n_steps=n_steps,
-            learning_rate=LR,
-            batch_size=batch if batch > 1 else n_steps,
-            policy_kwargs={
-                "net_arch": {"pi": [], "vf": list(CRITIC)},
-                "activation_fn": nn.Tanh,
-                "log_std_init": math.log(ACTION_SD),
-            },
-            device="cpu",
-        )
-        learner.policy.action_net = Actor(policy)
-        learner.policy.log_std.requires_grad_(False)
-        trained = [part for part in learner.policy.parameters() if part.requires_grad]
-        learner.policy.optimizer = torch.optim.Adam(trained, lr=LR, eps=1e-5)
-        learner.learn(episodes * n_steps, callback=Report())
+        learner = _learner(policy, world)
+        while len(curve) < episodes:
+            if isinstance(policy, NetworkPolicy) and moments.count:
+                policy.standardise(moments.mean, moments.sd)  # not before the update: the network that acted is updated
+            rollout, first = Rollout(learner, world), len(curve)
+            while len(rollout) < world.n_steps and len(curve) < episodes:
+                rollout.add_episode(seed_of(seed, "ppo", str(len(curve))))
+                curve.append((len(curve) + 1, rollout.returns[-1]))
+            learner.rollout_buffer = rollout.buffer()
+            moments.add(learner.rollout_buffer.observations[:, 0, :-1].astype(np.float64))
+            learner.batch_size = math.ceil(len(rollout) / math.ceil(len(rollout) / BATCH))
+            learner.train()
+            for done, earned in curve[first:]:
+                note(done, earned)
     return curve
 
 
-def _environment(world: World, seed: int) -> Any:
-    """The world as an environment of gymnasium, with the clock as its last observation."""
+def _learner(policy: Policy, world: World) -> Any:
+    """PPO with `policy` as the mean of its actions; its environment is never entered, it only says the shapes."""
     import gymnasium
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.logger import Logger
 
-    class Environment(gymnasium.Env[Any, Any]):
-        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (world.n_observations + 1,), np.float32)
-        action_space = gymnasium.spaces.Box(-1.0, 1.0, (world.n_actions,), np.float32)
-        n_episodes, t = 0, 0
+    shapes: gymnasium.Env[Any, Any] = gymnasium.Env()
+    shapes.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (world.n_observations + 1,), np.float32)
+    shapes.action_space = gymnasium.spaces.Box(-1.0, 1.0, (world.n_actions,), np.float32)
+    learner = PPO(
+        "MlpPolicy",
+        shapes,
+        learning_rate=LR,
+        policy_kwargs={
+            "net_arch": {"pi": [], "vf": list(CRITIC)},
+            "activation_fn": nn.Tanh,
+            "log_std_init": math.log(ACTION_SD),
+        },
+        device="cpu",
+    )
+    learner.set_logger(Logger(None, []))
+    learner.policy.action_net = Actor(policy)
+    learner.policy.log_std.requires_grad_(False)
+    trained = [part for part in learner.policy.parameters() if part.requires_grad]
+    learner.policy.optimizer = torch.optim.Adam(trained, lr=LR, eps=1e-5)
+    return learner
 
-        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-            start = seed_of(first, "ppo", str(self.n_episodes))
-            self.n_episodes, self.t = self.n_episodes + 1, 0
-            return self._with_clock(world.reset(start)), {}
 
-        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-            observation, reward, over = world.step(np.asarray(action, dtype=np.float64))
-            self.t += 1
-            return self._with_clock(observation), reward, False, over, {}
-
-        def _with_clock(self, observation: Any) -> Any:
-            return np.append(observation, 2 * self.t / CLOCK - 1).astype(np.float32)
-
-    first = seed
-    return Environment()
+def _with_clock(observation: Array, t: int) -> Any:
+    """A row of observations with the clock at its end, shape (1, n_observations + 1)."""
+    return np.append(observation, 2 * t / CLOCK - 1).astype(np.float32)[None]
 
 
 @contextmanager

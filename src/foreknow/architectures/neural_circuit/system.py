@@ -182,7 +182,7 @@ class CircuitController(System):
 
     def _fit(self, X: World, y: NDArray[Any] | None, episodes: int | None = None) -> None:
         self.n_observations_, self.n_actions_ = X.n_observations, X.n_actions
-        self.swims_ = isinstance(X, SwimmerWorld)
+        self.task_ = X.task if isinstance(X, SwimmerWorld) else None
         self.targets_ = self.target_columns
         if isinstance(X, SwimmerWorld) and X.task == "navigate" and self.target_columns is None:
             self.targets_ = (X.n_actions, X.n_actions + 1)
@@ -234,7 +234,7 @@ class CircuitController(System):
             "n_observations": self.n_observations_,
             "n_actions": self.n_actions_,
             "n_episodes": self.n_episodes_,
-            "swims": self.swims_,
+            "task": self.task_,
             "targets": None if self.targets_ is None else list(self.targets_),
             "curve": [list(point) for point in self.curve_],
         }
@@ -243,7 +243,9 @@ class CircuitController(System):
     def _restore(self, state: State) -> None:
         meta = state.meta
         self.n_observations_, self.n_actions_ = int(meta["n_observations"]), int(meta["n_actions"])
-        self.n_episodes_, self.swims_ = int(meta["n_episodes"]), bool(meta["swims"])
+        self.n_episodes_ = int(meta["n_episodes"])
+        # Files of before the task was kept say only whether the world was the swimmer.
+        self.task_ = meta["task"] if "task" in meta else self.task if meta["swims"] else None
         self.targets_ = None if meta["targets"] is None else tuple(meta["targets"])
         self.curve_ = [(int(done), float(mean)) for done, mean in meta["curve"]]
         self.weights_ = state.tensors["weights"].to(self.device_)
