@@ -126,9 +126,12 @@ def write_run(path: str | Path, run: Mapping[str, Iterable[tuple[str, float]]], 
 
     lines = []
     for query, ranking in zip(_trec_ids(run), run.values(), strict=True):
-        names, scores = zip(*found, strict=True) if (found := list(ranking)) else ((), ())
-        for rank, (name, score) in enumerate(zip(_trec_ids(names), scores, strict=True), 1):
-            lines.append(f"{query} Q0 {name} {rank} {score:.6f} {tag}")
+        found = list(ranking)
+        names = _trec_ids(name for name, _ in found)
+        lines += [
+            f"{query} Q0 {name} {rank} {score:.6f} {tag}"
+            for rank, (name, (_, score)) in enumerate(zip(names, found, strict=True), 1)
+        ]
     write_text(path, "\n".join(lines) + "\n")
     return Path(path)
 
