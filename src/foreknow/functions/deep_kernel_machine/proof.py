@@ -46,7 +46,7 @@ WHY = (
     "With one target and some 300 rows the objective overfits: it is no bound on the evidence, and a Gram matrix that "
     "leans towards the targets of its own rows raises it; where nu = 100 some tenths of a nat are enough. Tried, on "
     "some of the splits 1000 to 1002: starting from the trained NNGP (before, 100 steps left its noise unlearnt and "
-    "the matrices fitted it), L-BFGS, moving the matrices alone (nothing lost, nothing gained), matrices and noise "
+    "the matrices fitted it), L-BFGS, moving the matrices alone (nothing gained), matrices and noise "
     "without scales, the arc-cosine kernel, nu of 30 and 1000, three folds for nu and the steps."
 )
 WHY_NOISE = (
