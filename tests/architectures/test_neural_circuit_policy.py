@@ -40,7 +40,7 @@ def by_hand(q: list[float], t: int, period: int, w: dict[str, float], slow=0.0, 
 def with_weights(policy: CircuitPolicy, **values: float) -> CircuitPolicy:
     names = [name for name, _ in policy.circuit.weights]
     with torch.no_grad():
-        policy.weights.copy_(torch.tensor([values[name] for name in names]))
+        policy.weights.copy_(torch.tensor([values[name] for name in names], dtype=torch.float64))
     return policy
 
 
