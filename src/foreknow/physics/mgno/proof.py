@@ -70,7 +70,7 @@ SIZES = {
     ),
     "small": Sizes(
         33, (32, 128, 512), (32, 128), 100,
-        {"smoothing": (1, 1, 1, 1, 2), "epochs": 20}, {"width": 24, "modes": 12}, 32, 64,
+        {"smoothing": (1, 1, 1, 1, 2), "epochs": 60}, {"width": 24, "modes": 12}, 32, 64,
     ),
     # The published grid, network, epochs and number of pairs.
     "paper": Sizes(

@@ -107,7 +107,7 @@ class Sizes:
 
 SIZES = {
     "quick": Sizes("digits", 4, 1, 600, 3, 64, 4, 64, 128, 1, 1e-3, 2, 200, 100, 8),
-    "small": Sizes("fashion-mnist", 16, 2, 10_000, 4, 128, 50, 256, 10_000, 1, 1e-3, 20, 1000, 500, 16),
+    "small": Sizes("fashion-mnist", 16, 2, 20_000, 4, 128, 50, 256, 20_000, 1, 1e-3, 20, 2000, 500, 16),
     # The published depth, passes and rate, on data that is free to have.
     "paper": Sizes("fashion-mnist", 16, 9, 60_000, 90, 128, 200, 1024, 60_000, 90, 1e-4, 20, 10_000, 10_000, 64),
 }
