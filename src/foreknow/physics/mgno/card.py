@@ -43,8 +43,8 @@ CARD = Card(
         "The start as a classical Poisson cycle is an addition of this library and not in the paper.",
         "The values of the rough coefficient are not documented; generated data take 12 and 3 as for the smooth one.",
         "The configuration 'small' and its learning rate, for grids up to about 64 nodes and a processor, are ours.",
-        "The small proof trains for 20 epochs where 60 were meant (500 are published), on 33 nodes a side and not on "
-        "65 too, from 32, 128 and 512 pairs, three of the five numbers meant, so that it fits a processor.",
+        "The small proof trains for 60 epochs, as was meant for it (500 are published), on 33 nodes a side from 32, "
+        "128 and 512 pairs and on 65 from 64 pairs; five numbers of pairs on both grids were meant.",
     ),
     limits=(
         "Fields must lie on a square, regular grid; curved domains and irregular points are not for it.",
