@@ -43,8 +43,8 @@ CARD = Card(
         "The start as a classical Poisson cycle is an addition of this library and not in the paper.",
         "The values of the rough coefficient are not documented; generated data take 12 and 3 as for the smooth one.",
         "The configuration 'small' and its learning rate, for grids up to about 64 nodes and a processor, are ours.",
-        "The small proof trains for 60 epochs, as was meant for it (500 are published), on 33 nodes a side from 32, "
-        "128 and 512 pairs and on 65 from 64 pairs; five numbers of pairs on both grids were meant.",
+        "The small proof trains for 60 epochs, as was meant for it (500 are published), and control arms from two of "
+        "the five numbers of pairs; on 65 nodes a side there is one number of pairs.",
     ),
     limits=(
         "Fields must lie on a square, regular grid; curved domains and irregular points are not for it.",

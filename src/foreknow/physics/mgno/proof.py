@@ -73,7 +73,7 @@ SIZES = {
         {"width": 4, "modes": 3, "layers": 1}, 8, 6,
     ),
     "small": Sizes(
-        33, (32, 128, 512), (32, 128), 64, 100,
+        33, (32, 64, 128, 256, 512), (32, 128), 64, 100,
         {"smoothing": (1, 1, 1, 1, 2), "epochs": 60}, {"width": 24, "modes": 12}, 32, 64,
     ),
     # The published grid, network, epochs and number of pairs.
