@@ -19,7 +19,7 @@ from typing import Any
 
 from foreknow.common import wording
 from foreknow.core.card import ROOMS
-from foreknow.core.evidence import find_evidence
+from foreknow.core.evidence import find_evidence, verdict_in_words
 from foreknow.core.registry import Entry, catalogue, failures
 
 DOCS = Path(__file__).resolve().parent
@@ -52,12 +52,12 @@ def bullets(items: Iterable[str]) -> str:
 
 
 def claims(evidence: dict[str, Any]) -> list[list[object]]:
-    """Rows of the claims table: sentence, bounds, number with its interval, verdict."""
+    """Rows of the claims table: sentence, bounds, number with its interval, verdict in words."""
     rows: list[list[object]] = []
     for claim in evidence["claims"]:
         interval = " to ".join(cell(float(end)) for end in claim["interval"]) if claim["interval"] else None
         number = cell(float(claim["measured"])) + (f" {claim['unit']}" if claim.get("unit") else "")
-        rows.append([claim["name"], claim["expected"], number, interval, claim["verdict"]])
+        rows.append([claim["name"], claim["expected"], number, interval, verdict_in_words(claim)])
     return rows
 
 

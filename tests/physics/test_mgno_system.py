@@ -357,13 +357,6 @@ def test_a_proof_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert again.arms == first.arms and again.claims == first.claims and again.seconds > 0
 
 
-def test_a_claim_held_by_the_mean_alone_says_so() -> None:
-    errors = {"on": (1.0, 1.0), "U-Net": (0.9, 1.2), "FNO": (1.1, 1.2), "off": (0.9, 0.8)}
-    records = [{"arm": arm, "n": 8, "seed": s, "l2": e} for arm, both in errors.items() for s, e in enumerate(both)]
-    notes = {arm: proof._ratio(records, arm, "on", "l2", 8, 1.0, arm, "why").note for arm in ("U-Net", "FNO", "off")}
-    assert "do not settle" in notes["U-Net"] and notes["FNO"] == "" and notes["off"] == "why"
-
-
 def test_where_errors_lie() -> None:
     error = np.ones((8, 8))
     assert proof.edge_over_inside(error) == 1.0

@@ -66,6 +66,8 @@ def prove(
 
 def show_claims(claims: Iterable[Mapping[str, Any]]) -> None:
     """Print claims as a table: what was expected, what was measured, and whether it held; then why those failed."""
+    from foreknow.core.evidence import verdict_in_words
+
     rows, failed = [], dict[str, list[str]]()  # explanation -> claims
     for claim in claims:
         if claim["verdict"] != "held" and claim.get("note"):
@@ -73,7 +75,7 @@ def show_claims(claims: Iterable[Mapping[str, Any]]) -> None:
         interval = claim["interval"]
         measured = " ".join(filter(None, [figure(claim["measured"]), claim["unit"]]))
         span = f" [{figure(interval[0])}, {figure(interval[1])}]" if interval else ""
-        rows.append((claim["name"], claim["expected"], measured + span, claim["verdict"]))
+        rows.append((claim["name"], claim["expected"], measured + span, verdict_in_words(claim)))
     show_table("Claims", ("claim", "expected", "measured [95%]", "verdict"), rows)
     for why, names in failed.items():
         typer.echo(f"Failed: {'; '.join(names)}. {why}")

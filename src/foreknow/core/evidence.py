@@ -10,6 +10,8 @@ import datetime
 import json
 import os
 import platform
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +21,7 @@ from foreknow._version import __version__
 from foreknow.common.errors import InputError
 from foreknow.common.files import write_text
 
+_NUMBER = r"([-+]?(?:[\d.]+(?:e[-+]?\d+)?|inf))"
 KEYS = ("slug", "verdict", "claims", "arms", "environment", "command", "date")
 
 
@@ -122,6 +125,29 @@ class Evidence:
         path = Path(folder) / f"{self.slug}.json"
         write_text(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=True) + "\n")
         return path
+
+
+def verdict_of(expected: str, measured: float) -> str:
+    """The verdict of a stored claim, "held" or "failed", from its bounds in words, which are rounded to six digits."""
+    if match := re.match(rf"{_NUMBER} to {_NUMBER}", expected):
+        low, high = float(match[1]), float(match[2])
+    elif match := re.match(rf">= {_NUMBER}", expected):
+        low, high = float(match[1]), float("inf")
+    elif match := re.match(rf"<= {_NUMBER}", expected):
+        low, high = float("-inf"), float(match[1])
+    else:
+        return f"without bounds ({expected!r})"
+    slack = 1e-5
+    inside = low - slack * abs(low) <= measured if low > float("-inf") else True
+    inside = inside and (measured <= high + slack * abs(high) if high < float("inf") else True)
+    return "held" if inside and measured == measured else "failed"
+
+
+def verdict_in_words(claim: Mapping[str, Any]) -> str:
+    """The verdict of a stored claim for readers: one that an end of its interval contradicts is not settled."""
+    verdict = str(claim["verdict"])
+    ends = (verdict_of(str(claim["expected"]), float(end)) for end in claim["interval"] or ())
+    return verdict if all(end == verdict for end in ends) else f"{verdict}, not settled"
 
 
 def environment() -> dict[str, Any]:

@@ -11,8 +11,6 @@ from foreknow.core import evidence
 from foreknow.core.card import Card
 from foreknow.core.checks.base import expect
 
-_NUMBER = r"([-+]?(?:[\d.]+(?:e[-+]?\d+)?|inf))"
-
 
 def card_of(cls: type) -> Card:
     """The card of `cls`, complete: known extras, a plausible year, limits, BibTeX with title and year."""
@@ -41,7 +39,7 @@ def evidence_problems(slug: str, stored: Mapping[str, Any]) -> list[str]:
         found.append("there is no claim")
     verdicts = []
     for claim in stored["claims"]:
-        verdict = _verdict(str(claim["expected"]), claim["measured"])
+        verdict = evidence.verdict_of(str(claim["expected"]), claim["measured"])
         verdicts.append(verdict)
         if claim["verdict"] != verdict:
             found.append(
@@ -53,19 +51,3 @@ def evidence_problems(slug: str, stored: Mapping[str, Any]) -> list[str]:
     if stored["verdict"] != overall:
         found.append(f"the verdict is {overall!r}, stored as {stored['verdict']!r}")
     return found
-
-
-def _verdict(expected: str, measured: float) -> str:
-    """The verdict of a claim from its bounds in words, which are rounded to six digits."""
-    if match := re.match(rf"{_NUMBER} to {_NUMBER}", expected):
-        low, high = float(match[1]), float(match[2])
-    elif match := re.match(rf">= {_NUMBER}", expected):
-        low, high = float(match[1]), float("inf")
-    elif match := re.match(rf"<= {_NUMBER}", expected):
-        low, high = float("-inf"), float(match[1])
-    else:
-        return f"without bounds ({expected!r})"
-    slack = 1e-5
-    inside = low - slack * abs(low) <= measured if low > float("-inf") else True
-    inside = inside and (measured <= high + slack * abs(high) if high < float("inf") else True)
-    return "held" if inside and measured == measured else "failed"
