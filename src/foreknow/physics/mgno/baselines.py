@@ -18,6 +18,8 @@ from foreknow.physics.mgno.training import FieldModel, Fitting, Normaliser, fit_
 
 Array = NDArray[np.floating[Any]]
 LIBRARIES = ("foreknow", "neuralop")
+FNO_LR = 8e-3
+"""The highest learning rate of Fourier operators, chosen on other data (other seeds) than what they are shown on."""
 
 
 class MeanField:

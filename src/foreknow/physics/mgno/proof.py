@@ -32,7 +32,7 @@ from foreknow.core.measures import paired_interval
 from foreknow.core.source import Sample
 from foreknow.core.system import PRESETS
 from foreknow.data.pde.fields import Fields, darcy, diffusion
-from foreknow.physics.mgno.baselines import FNORegressor, MeanField, PCARidge
+from foreknow.physics.mgno.baselines import FNO_LR, FNORegressor, MeanField, PCARidge
 from foreknow.physics.mgno.prior import MultigridPrior
 from foreknow.physics.mgno.system import OperatorRegressor
 
@@ -150,14 +150,13 @@ def arms_of(sizes: Sizes, seed: int) -> dict[str, Callable[[], Any]]:
     on = OperatorRegressor(**settings)
     levels = on._paper_prior().levels  # type: ignore[attr-defined]
     unet = MultigridPrior(levels, linear=False)
-    fno = {**FNO_TRAINING, **sizes.fno}
-    fitting = OperatorRegressor(**{**settings, "lr": fno.pop("lr")})._configuration().fitting()
+    fitting = replace(on._configuration().fitting(), lr=FNO_LR)
     peers = {"FNO of neuraloperator": "neuralop"} if available("neuralop") else {}
     return {
         "on": lambda: on,
-        "FNO": lambda: FNORegressor(fitting, random_state=seed, **fno),
+        "FNO": lambda: FNORegressor(fitting, random_state=seed, **sizes.fno),
         **{
-            name: partial(FNORegressor, fitting, random_state=seed, library=library, **fno)
+            name: partial(FNORegressor, fitting, random_state=seed, library=library, **sizes.fno)
             for name, library in peers.items()
         },
         "PCA ridge": PCARidge,
@@ -189,7 +188,6 @@ _WHY_WRONG = (
     "In twenty epochs, where sixty were meant, coarse grids are not learnt well enough for their order to matter."
 )
 _WHY_RIDGE = "Ridge regression of the fields needs no training and is ahead at this number of pairs; see the notes."
-FNO_TRAINING = {"lr": 8e-3}
 CONTROLS = ("off", "wrong", "U-Net")
 FINER = ("on", "off", "U-Net", "FNO", "PCA ridge")
 

@@ -24,7 +24,7 @@ from foreknow.core.registry import register
 from foreknow.core.source import ExampleSource, Sample
 from foreknow.core.system import Applied, Example, State, System, Tags
 from foreknow.physics.mgno import files
-from foreknow.physics.mgno.baselines import FNORegressor, MeanField, PCARidge
+from foreknow.physics.mgno.baselines import FNO_LR, FNORegressor, MeanField, PCARidge
 from foreknow.physics.mgno.card import CARD
 from foreknow.physics.mgno.losses import LOSSES, least_norm
 from foreknow.physics.mgno.network import NORMS, PADDING, MgNO, smoothing_pairs
@@ -349,7 +349,7 @@ class OperatorRegressor(System):
         return {"darcy 33x33": ExampleSource("darcy 33x33", flow.X, flow.y, unit="fields", n_test=100, n_min=8)}
 
     def plain_baselines(self) -> Mapping[str, Callable[[int], Any]]:
-        fitting = self._configuration().fitting()
+        fitting = replace(self._configuration().fitting(), lr=FNO_LR)
         found: dict[str, Callable[[int], Any]] = {
             "PCA ridge": lambda seed: PCARidge(),
             "FNO": lambda seed: FNORegressor(fitting, random_state=seed, device=self.device),
