@@ -13,7 +13,7 @@ from doubles import RidgeDouble
 from foreknow.common.errors import ConfigError, InputError
 from foreknow.core import checks
 from foreknow.core.checks.base import refused
-from foreknow.core.checks.cards import evidence_problems
+from foreknow.core.checks.cards import cost_problems, evidence_problems
 from foreknow.core.checks.watch import process_settings, put_back, random_states, watch
 from foreknow.core.evidence import Claim, Evidence
 
@@ -158,3 +158,17 @@ def test_evidence_written_by_hand_is_caught(change, problem):
     assert any(problem in found for found in evidence_problems("x", {**stored, **change}))
     del stored["date"]
     assert evidence_problems("x", stored) == ["keys are missing: date"]
+
+
+@pytest.mark.parametrize(
+    ("cost", "seconds", "preset", "sound"),
+    [
+        ("seconds", 30.0, "small", True),
+        ("seconds", 6000.0, "small", False),
+        ("minutes", 5.0, "small", False),
+        ("hours", 9000.0, "small", True),
+        ("minutes", 1e5, "paper", True),
+    ],
+)
+def test_the_cost_on_a_card_must_fit_the_seconds_of_its_proof(cost, seconds, preset, sound):
+    assert (not cost_problems(cost, {"seconds": seconds, "settings": {"preset": preset}})) == sound

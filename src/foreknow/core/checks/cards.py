@@ -11,6 +11,9 @@ from foreknow.core import evidence
 from foreknow.core.card import Card
 from foreknow.core.checks.base import expect
 
+_SECONDS = {"seconds": (0.0, 120.0), "minutes": (60.0, 5400.0), "hours": (3600.0, float("inf"))}
+"""What the small proof of a system with that cost may take; clocks are noisy, so neighbours overlap."""
+
 
 def card_of(cls: type) -> Card:
     """The card of `cls`, complete: known extras, a plausible year, limits, BibTeX with title and year."""
@@ -51,3 +54,13 @@ def evidence_problems(slug: str, stored: Mapping[str, Any]) -> list[str]:
     if stored["verdict"] != overall:
         found.append(f"the verdict is {overall!r}, stored as {stored['verdict']!r}")
     return found
+
+
+def cost_problems(cost: str, stored: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the `cost` of a card, which must fit the seconds that its small proof took."""
+    low, high = _SECONDS[cost]
+    seconds = float(stored.get("seconds", low))
+    small = stored.get("settings", {}).get("preset", "small") == "small"
+    if not small or low <= seconds <= high:
+        return []
+    return [f"the proof took {seconds:g} s, and the card says that it takes {cost}"]

@@ -20,7 +20,7 @@ CARD = Card(
     ),
     inputs="The first epochs of one metric of one or many runs; gaps are fine.",
     outputs="A predictive distribution of the metric at every later epoch, and the chance of beating another run.",
-    cost="seconds",
+    cost="minutes",
     tier="beta",
     bibtex=r"""@inproceedings{adriaensen2023efficient,
   title     = {Efficient {Bayesian} Learning Curve Extrapolation using Prior-Data Fitted Networks},

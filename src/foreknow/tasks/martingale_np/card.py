@@ -21,7 +21,7 @@ CARD = Card(
     ),
     inputs="A simulator or a collection of related tasks for training; then a few rows of a new task, or pixels.",
     outputs="A mixture of normals at every query row, and samples of whole functions.",
-    cost="seconds",
+    cost="hours",
     tier="beta",
     bibtex=r"""@inproceedings{lee2023martingale,
   title     = {Martingale Posterior Neural Processes},
