@@ -177,8 +177,8 @@ _WHY_FNO = (
 _WHY_OFF = (
     "On 33 nodes a side the control arm is not short-sighted: its three layers, each of which reaches 19 nodes, see "
     "across it, at more than twice the cost. On 65 nodes, across which they do not see, it has lost most of that lead "
-    "(part F), and in the price of this prior, which trains for 20 epochs, it is behind from 512 pairs. So coarser grids "
-    "begin to pay as the grid grows, and as the pairs do; larger grids were not tried."
+    "(part F), and in the price of this prior, which trains for 20 epochs, it is behind from 512 pairs. So coarser "
+    "grids begin to pay as the grid grows, and as the pairs do; larger grids were not tried."
 )
 _WHY_UNET = (
     "Activations inside help here: they make the network deeper at no cost, and pairs are too few for the linear cycle "
