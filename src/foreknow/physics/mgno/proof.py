@@ -118,8 +118,9 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
                   "fno": dict(sizes.fno), "n_test": sizes.n_test},
         notes=(
             "All trained arms share data, loss, epochs, batches and the choice of the best epoch. Learning rates of "
-            "MgNO and of this library's FNO were chosen on other data (seeds from 1000 on, 20 epochs); neuraloperator's "
-            "FNO, where it is an arm, runs at the rate chosen for this library's and sees the same position channels.",
+            "MgNO and of this library's FNO were chosen on other data (seeds from 1000 on, 20 epochs); "
+            "neuraloperator's FNO, where it is an arm, runs at the rate chosen for this library's and sees the same "
+            "position channels.",
             _who_wins(sizes, _of(records, "D")),
             "R is a measurement without a claim: weights belong to the spacing they were trained at.",
         ),
