@@ -64,6 +64,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Run:
     """A catalogue with `toy-lines` alone: a prior with defaults, one without, and a system."""
+    registry.catalogue()  # a system that is first imported later would register with this one, and be lost
     monkeypatch.setattr(registry, "_ENTRIES", {})
     monkeypatch.setattr(registry, "_FAILURES", {})
     monkeypatch.setattr(registry, "_walked", True)

