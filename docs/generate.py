@@ -250,8 +250,11 @@ def limits_list() -> str:
     lines = []
     for slug, entry in catalogue().items():
         evidence = find_evidence(slug)
-        failed = [claim for claim in evidence["claims"] if claim["verdict"] != "held"] if evidence else []
-        lines += [f"`{slug}` failed here: {prose(claim['name'])} {prose(claim.get('note', ''))}" for claim in failed]
+        failed = dict[str, list[str]]()  # explanation -> claims
+        for claim in evidence["claims"] if evidence else ():
+            if claim["verdict"] != "held":
+                failed.setdefault(claim.get("note", ""), []).append(claim["name"])
+        lines += [f"`{slug}` failed here: {prose('; '.join(names))}. {prose(why)}" for why, names in failed.items()]
         lines += [f"`{slug}`: {prose(limit)}" for limit in entry.card.limits]
     return "\n".join(f"- {line.strip()}" for line in lines)
 

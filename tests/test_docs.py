@@ -229,7 +229,7 @@ def test_card_page_states_limits_first_and_hides_nothing(planted: SimpleNamespac
 
 def test_tables_show_failures(planted: SimpleNamespace) -> None:
     assert "**`planted`: partly**" in planted.evidence_table()
-    assert "`planted` failed here: Speed The peer is cached." in planted.limits_list()
+    assert "`planted` failed here: Speed. The peer is cached." in planted.limits_list()
     row = planted.catalogue_table(r"\1.md").splitlines()[2]
     assert row.startswith("| [`planted`](planted.md) |")
     assert len(re.findall(r"(?<!\\)\|", row)) == 7
