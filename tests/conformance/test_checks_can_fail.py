@@ -13,7 +13,7 @@ from doubles import RidgeDouble
 from foreknow.common.errors import ConfigError, InputError
 from foreknow.core import checks
 from foreknow.core.checks.base import refused
-from foreknow.core.checks.cards import cost_problems, evidence_problems
+from foreknow.core.checks.cards import cost_problems, evidence_problems, unexplained
 from foreknow.core.checks.watch import process_settings, put_back, random_states, watch
 from foreknow.core.evidence import Claim, Evidence
 
@@ -172,3 +172,9 @@ def test_evidence_written_by_hand_is_caught(change, problem):
 )
 def test_the_cost_on_a_card_must_fit_the_seconds_of_its_proof(cost, seconds, preset, sound):
     assert (not cost_problems(cost, {"seconds": seconds, "settings": {"preset": preset}})) == sound
+
+
+@pytest.mark.parametrize(("note", "n"), [("", 1), ("The grid is too small.", 0)])
+def test_a_failed_claim_must_say_why(note, n):
+    claims = (Claim("a", 1.0, low=0.5), Claim("b", 1.0, high=0.5, note=note))
+    assert len(unexplained(Evidence("x", claims, (), "make", 1.0).to_dict())) == n

@@ -56,6 +56,15 @@ def evidence_problems(slug: str, stored: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def unexplained(stored: Mapping[str, Any]) -> list[str]:
+    """The failed claims of stored evidence that say nothing of why."""
+    return [
+        f"claim {claim['name']!r} failed, and its note does not say why"
+        for claim in stored.get("claims", ())
+        if claim["verdict"] == "failed" and not claim.get("note")
+    ]
+
+
 def cost_problems(cost: str, stored: Mapping[str, Any]) -> list[str]:
     """What is wrong with the `cost` of a card, which must fit the seconds that its small proof took."""
     low, high = _SECONDS[cost]

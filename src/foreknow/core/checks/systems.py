@@ -23,7 +23,7 @@ from foreknow.common.timing import Stopwatch
 from foreknow.core import evidence
 from foreknow.core.checks import inputs
 from foreknow.core.checks.base import expect
-from foreknow.core.checks.cards import card_of, cost_problems, evidence_problems
+from foreknow.core.checks.cards import card_of, cost_problems, evidence_problems, unexplained
 from foreknow.core.checks.subject import (
     SYSTEMS,
     budget,
@@ -97,11 +97,13 @@ def check_card_complete(system: System, example: Example) -> None:
 
 @SYSTEMS.add()
 def check_evidence_sound(system: System, example: Example) -> None:
-    """Stored evidence has every key, each verdict follows from its number and bounds, and the card's cost is true."""
+    """Stored evidence has every key, verdicts follow from numbers, failures are explained, the card's cost is true."""
     card = type(system).card
     slug = card.slug
     stored = evidence.find_evidence(slug)
-    problems = [] if stored is None else [*evidence_problems(slug, stored), *cost_problems(card.cost, stored)]
+    if stored is None:
+        return
+    problems = [*evidence_problems(slug, stored), *unexplained(stored), *cost_problems(card.cost, stored)]
     expect(not problems, f"evidence/{slug}.json: {'; '.join(problems)}.")
 
 
