@@ -177,10 +177,9 @@ _WHY_FNO = (
 )
 _WHY_OFF = (
     "On 33 nodes a side the control arm is not short-sighted: its three layers, each of which reaches 19 nodes, see "
-    "across it, and it spends more than twice the multiplications. On 65 nodes, across which they do not see, it has "
-    "lost most of its lead (part F). In the price of this prior, which trains for 20 epochs, it is behind from 512 "
-    "pairs. So coarser grids save computing and epochs, and begin to save error as the grid grows; larger grids were "
-    "not tried."
+    "across it, at some eight times the multiplications and twice the time. On 65 nodes, across which they do not see, "
+    "it has lost most of its lead (part F). In the price of this prior, which trains for 20 epochs, it is behind from "
+    "512 pairs. So coarser grids save computing and epochs here; whether they save error on larger grids was not tried."
 )
 _WHY_UNET = (
     "Activations inside help here: they make the network deeper at no cost, and pairs are too few for the linear cycle "
