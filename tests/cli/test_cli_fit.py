@@ -27,9 +27,11 @@ def test_fit_saves_and_draws_and_apply_uses_it(cli, here):
     assert code == 0
     assert sorted(path.name for path in (here / "swum").iterdir()) == ["angles.png", "motion.csv", "swim.gif"]
     assert "return" in out
-    code, _, err = cli("apply", record["path"], "-o", "empty", "--with", "seconds=soon")
+    code, _, err = cli("apply", record["path"], "-o", "new/empty", "--with", "seconds=soon")
     assert code == 2 and "seconds" in err
-    assert not (here / "empty").exists()
+    assert not (here / "new").exists()
+    assert cli("apply", record["path"], "-o", "swum", "--with", "seconds=soon").code == 2
+    assert (here / "swum" / "swim.gif").is_file()
 
 
 def test_the_seed_is_that_of_the_system(cli, here):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,16 +68,9 @@ def _predict_rows(model: Path, file: Path, out: Path, device: str, json: bool) -
 def _apply_own(system: Any, data: list[str], out: Path, given: dict[str, str], json: bool) -> None:
     from foreknow.viz.pictures import save_picture
 
-    made = not out.exists()
     folder = output_folder(out)
-    try:
-        with ProgressBar(f"applying {system.card.slug}") as progress:
-            done = system.apply_files(data, folder, given, progress)
-    except BaseException:
-        if made:
-            with suppress(OSError):  # what was written stays
-                folder.rmdir()
-        raise
+    with ProgressBar(f"applying {system.card.slug}") as progress:
+        done = system.apply_files(data, folder, given, progress)
     drawn = [save_picture(picture, folder / name) for name, picture in done.pictures.items()]
     files = [str(path) for path in (*done.files, *drawn)]
     if emit({**done.record, "system": type(system).__name__, "written_to": files}, json):

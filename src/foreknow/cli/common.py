@@ -17,7 +17,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
@@ -64,6 +64,9 @@ USERS_TO_MEND = (
 
 DEBUG_VARIABLE = "FOREKNOW_DEBUG"
 
+_MADE: list[Path] = []
+"""Folders that this verb made; those that are still empty go again if it fails."""
+
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with one line saying what was kept and how to go on."""
@@ -77,6 +80,7 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(verb)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        _MADE.clear()
         try:
             with _warnings_as_notes():
                 verb(*args, **kwargs)
@@ -97,6 +101,9 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, people get one line
             say(f"internal error: {_one_line(f'{type(error).__name__}: {error}')} {_report(error)}", colour="red")
             code = 1
+        for folder in reversed(_MADE):
+            with suppress(OSError):  # something was written there, and stays
+                folder.rmdir()
         raise typer.Exit(code)
 
     return run
@@ -155,11 +162,12 @@ def _warnings_as_notes() -> Iterator[None]:
 
 
 def output_folder(path: Path) -> Path:
-    """`path` as a folder one may write to, made if need be.
+    """`path` as a folder one may write to, made if need be, and taken back if the verb fails and leaves it empty.
 
     Raises:
         InputError: it is a file, or cannot be made or written.
     """
+    _MADE.extend(reversed([folder for folder in (path, *path.parents) if not folder.exists()]))
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

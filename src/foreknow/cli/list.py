@@ -100,6 +100,8 @@ def _nearest(cards: Sequence[Card], words: list[str], n: int = 5) -> list[Card]:
     from foreknow.memory.colbert.system import LateInteraction
 
     texts, query = [_text(card).replace("-", " ") for card in cards], " ".join(words)
+    if not any(map(str.isalnum, query)):
+        return []
     if not _reads_meaning():
         return [cards[i] for i in BM25(texts).top(query, n)]
     with warnings.catch_warnings():
