@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foreknow.common.errors import ConfigError, ForeknowError, InputError
-from foreknow.data.curves import looks_minimized, read_curves
+from foreknow.data.curves import files, looks_minimized, read_curves
 
 
 def wrote(folder, name, text):
@@ -173,6 +173,19 @@ def test_a_line_that_is_still_written_waits(tmp_path):
     path = wrote(tmp_path, "t.csv", LONG + "a,3,0.")
     assert table(read_curves(path, growing=True)) == TWO
     assert table(read_curves(path))["a"][1][-1] == 0.0
+
+
+@pytest.mark.parametrize("rest", ["", "run,ep", LONG + "a,3,0."], ids=["emptied", "begun anew", "half a line more"])
+def test_a_growing_file_is_looked_at_once(tmp_path, monkeypatch, rest):
+    path = wrote(tmp_path, "t.csv", LONG)
+    read = files.read_table
+
+    def written_to_meanwhile(copy):
+        path.write_text(rest)
+        return read(copy)
+
+    monkeypatch.setattr(files, "read_table", written_to_meanwhile)
+    assert table(read_curves(path, growing=True)) == TWO
 
 
 @pytest.mark.parametrize("name", ["val_loss", "eval/rmse", "test_error", "Perplexity", "logloss", "valLoss", "MAE"])

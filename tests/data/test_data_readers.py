@@ -395,3 +395,14 @@ def test_any_bytes_give_a_table_or_an_error_of_ours(content, suffix):
             assert table.n_rows >= 1
             chunks = list(iter_table(path, chunk_rows=1))
             assert chunks[0].concat_rows(*chunks[1:]) == table
+
+
+@pytest.mark.parametrize("later", ["", "a,", "a,b\n", "a,c\n1,2\n"])
+@pytest.mark.parametrize("kinds", [[None, None], ["numeric", None]])
+def test_a_file_that_changes_while_it_is_read_is_refused(put, later, kinds):
+    source = _csv_file.CsvFile(put("a,b\n1,2\n"))
+    put(later)
+    with pytest.raises(InputError, match="changed while it was read"):
+        source.read(kinds, None)
+    with pytest.raises(InputError, match="changed while it was read"):
+        list(source.tables(None, ["numeric", "numeric"], None))

@@ -40,7 +40,7 @@ class CsvFile(Source):
             self._delimiter = _sniff(_lines(file, path), DELIMITERS[path.suffix.lower()])
         with self._text() as file, _field_limit():
             records = self._records(file)
-            header = next(records, None)
+            _, header = next(records, (1, None))
             if header is None:
                 raise InputError(f"{str(path)!r} is empty.", hint="A table needs a header line and rows.")
             sample = [row for _, row in islice(records, _SAMPLE_ROWS)]
@@ -49,8 +49,8 @@ class CsvFile(Source):
                     f"{str(path)!r} has a header but no rows.",
                     hint="The first line is taken as the names of the columns; add the rows below it.",
                 )
-        self.names = self._column_names([name.strip() for name in header[1]])
-        self._sample = sample
+        self.names = self._column_names([name.strip() for name in header])
+        self._header, self._sample = header, sample
 
     def need_bytes(self) -> float:
         row_bytes = sum(len(self._delimiter.join(row).encode()) + 1 for row in self._sample) / len(self._sample)
@@ -128,7 +128,9 @@ class CsvFile(Source):
         with self._text() as file:
             records = self._records(file)
             with _field_limit():
-                next(records)  # the header
+                _, header = next(records, (1, None))
+            if header != self._header:
+                self._refuse_changed()
             while True:
                 rows = []
                 with _field_limit():
@@ -137,6 +139,8 @@ class CsvFile(Source):
                             self._refuse_ragged(line, len(row))
                         rows.append(row)
                 if not rows:
+                    if not first_row:
+                        self._refuse_changed()
                     return
                 n_read, cells = len(rows), list(zip(*rows))
                 rows.clear()  # only one block is to exist as text, here and in the caller's loop
@@ -179,6 +183,12 @@ class CsvFile(Source):
                 stacklevel=2,
             )
         return names
+
+    def _refuse_changed(self) -> NoReturn:
+        raise InputError(
+            f"{str(self.path)!r} was changed while it was read.",
+            hint="Read it again when nothing writes to it, or read a copy.",
+        )
 
     def _refuse_ragged(self, line: int, found: int) -> NoReturn:
         shown = {"\t": "tab"}.get(self._delimiter, repr(self._delimiter))

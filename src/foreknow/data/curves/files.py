@@ -147,7 +147,8 @@ def _table(path: Path, growing: bool) -> Columns:
                     table = read_table(copy)
                 except InputError as error:
                     message = error.message.replace(repr(str(copy)), repr(str(path)))
-                    raise InputError(f"{message} (lines are counted without comments)", hint=error.hint) from None
+                    lines = " (lines are counted without comments)" if columns.notes else ""
+                    raise InputError(f"{message}{lines}", hint=error.hint) from None
     for column in table.columns:
         if column.kind == "numeric":
             columns.cells[column.name] = column.values
@@ -165,16 +166,23 @@ def _table(path: Path, growing: bool) -> Columns:
 
 
 def _cleaned(path: Path, growing: bool, columns: Columns) -> bytes | None:
-    """The file without comments and without an unfinished last line; None if nothing is to be changed."""
-    data = path.read_bytes()
+    """The file without comments; None if it can be read as it stands.
+
+    A growing file is read once, here, without an unfinished last line: another look at it may find half a number.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}.") from error
     lines = data.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True)
     kept = [line for line in lines if not line.lstrip().startswith(b"#")]
-    changed = len(kept) < len(lines)
-    if changed:
+    if len(kept) < len(lines):
         columns.notes.append(f"{path}: {len(lines) - len(kept)} lines of comments (#) are left out.")
+    elif not growing:
+        return None
     if growing and kept and not kept[-1].endswith((b"\n", b"\r")):
-        kept, changed = kept[:-1], True
-    return b"".join(kept) if changed else None
+        kept.pop()
+    return b"".join(kept)
 
 
 def _decimal_commas(name: str, texts: Any, columns: Columns) -> Any:
