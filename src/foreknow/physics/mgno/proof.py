@@ -3,8 +3,9 @@
 D. Darcy's flow through coefficients that jump, generated on one grid: MgNO (on), all convolutions on the finest grid
    (off), coarse grids shuffled (wrong), activations inside (U-Net), FNO, ridge regression of the fields, and the mean
    field; relative L2 and H1 errors against the number of training pairs.
-F. The same on a grid twice as fine, at one number of pairs, where three layers no longer see across without coarser
-   grids.
+F, G. The same on grids twice and four times as fine, at one number of pairs, where three layers no longer see across
+   without coarser grids.
+P. D at its largest number of pairs with as many layers as the published network.
 B. Heat on a ring, which is periodic: MgNO with circular and with zero padding, and where their errors lie.
 R. Resolution: MgNO trained on every second node of the grid of D predicts on both grids.
 """
@@ -49,7 +50,8 @@ class Sizes:
         resolution: nodes a side of D, one more than a multiple of 2 for R.
         n_train: training pairs of MgNO, FNO and the simple methods.
         n_control: training pairs of the control arms, which are among them.
-        n_finer: training pairs of F, of all arms; 0 leaves F out.
+        n_finer: training pairs of F and of G, of all arms; empty leaves both out.
+        deeper: layers of P; 0 leaves it out.
         n_test: pairs to measure on.
         system: settings of the regressor.
         fno: settings of the Fourier neural operator.
@@ -60,7 +62,8 @@ class Sizes:
     resolution: int
     n_train: tuple[int, ...]
     n_control: tuple[int, ...]
-    n_finer: int
+    n_finer: tuple[int, ...]
+    deeper: int
     n_test: int
     system: Mapping[str, Any]
     fno: Mapping[str, Any]
@@ -70,17 +73,17 @@ class Sizes:
 
 SIZES = {
     "quick": Sizes(
-        9, (6, 12), (6,), 6, 4,
+        9, (6, 12), (6,), (6, 6), 3, 4,
         {"smoothing": (1, 1, 2), "channels": 4, "layers": 2, "epochs": 1},
         {"width": 4, "modes": 3, "layers": 1}, 8, 6,
     ),
     "small": Sizes(
-        33, (32, 64, 128, 256, 512), (32, 128, 512), 64, 100,
+        33, (32, 64, 128, 256, 512), (32, 128, 512), (64, 64), 5, 100,
         {"smoothing": (1, 1, 1, 1, 2), "epochs": 60}, {"width": 24, "modes": 12}, 32, 64,
     ),
     # The published grid, network, epochs and number of pairs.
     "paper": Sizes(
-        211, (1000,), (1000,), 0, 100, {"preset": "darcy-smooth"}, {"width": 32, "modes": 12}, 64, 1000,
+        211, (1000,), (1000,), (), 0, 100, {"preset": "darcy-smooth"}, {"width": 32, "modes": 12}, 64, 1000,
     ),
 }  # fmt: skip
 
@@ -140,8 +143,11 @@ def parts(sizes: Sizes, seed: int) -> dict[str, Callable[[], list[Record]]]:
         for name in arms_of(sizes, seed)
         for n in (sizes.n_control if name in CONTROLS else sizes.n_train)
     }
-    for name in FINER if sizes.n_finer else ():
-        found[f"F, {name}, seed {seed}"] = partial(darcy_arm, _finer(sizes), seed, name, sizes.n_finer, "F")
+    for part, finer in _finer(sizes).items():
+        for name in FINER[part]:
+            found[f"{part}, {name}, seed {seed}"] = partial(darcy_arm, finer, seed, name, max(finer.n_train), part)
+    for name in DEEPER if sizes.deeper else ():
+        found[f"P, {name}, seed {seed}"] = partial(darcy_arm, _deeper(sizes), seed, name, max(sizes.n_train), "P")
     for boundary in ("periodic", "dirichlet"):
         found[f"B, {boundary}, seed {seed}"] = partial(ring_arm, sizes, seed, boundary)
     found[f"R, seed {seed}"] = partial(resolution_arm, sizes, seed)
@@ -194,7 +200,8 @@ _WHY_UNET = (
 _WHY_WRONG = "Coarse grids are not learnt well enough for their order to matter."
 _WHY_RIDGE = "Ridge regression of the fields needs no training and is ahead at this number of pairs; see the notes."
 CONTROLS = ("off", "wrong", "U-Net")
-FINER = ("on", "off", "U-Net", "FNO", "PCA ridge")
+FINER = {"F": ("on", "off", "U-Net", "FNO", "PCA ridge"), "G": ("on", "off", "FNO", "PCA ridge")}
+DEEPER = ("on", "off", "U-Net")
 
 
 @lru_cache(maxsize=1)
@@ -202,8 +209,16 @@ def _flow(n: int, resolution: int, seed: int) -> Fields:
     return darcy(n, resolution, random_state=seed)
 
 
-def _finer(sizes: Sizes) -> Sizes:
-    return replace(sizes, resolution=2 * sizes.resolution - 1, n_train=(sizes.n_finer,))
+def _finer(sizes: Sizes) -> dict[str, Sizes]:
+    """The sizes of F and of G, by their letters."""
+    return {
+        part: replace(sizes, resolution=times * (sizes.resolution - 1) + 1, n_train=(n,))
+        for part, times, n in zip("FG", (2, 4), sizes.n_finer)
+    }
+
+
+def _deeper(sizes: Sizes) -> Sizes:
+    return replace(sizes, system={**sizes.system, "layers": sizes.deeper})
 
 
 def darcy_arm(sizes: Sizes, seed: int, name: str, n: int, part: str = "D") -> list[Record]:
@@ -260,9 +275,9 @@ def resolution_arm(sizes: Sizes, seed: int) -> list[Record]:
 
 def _claims(sizes: Sizes, records: Sequence[Record]) -> list[Claim]:
     most = max(sizes.n_train)
-    darcys, finer, ring = (_of(records, part) for part in "DFB")
+    darcys, deeper, ring = (_of(records, part) for part in "DPB")
     claims = [
-        _ratio(darcys, "FNO", "on", "h1", most, 1.5, f"D: H1 error of FNO over that of MgNO, {most} pairs", _WHY_FNO),
+        _over_fno(darcys, most, f"D: {{}}, {most} pairs"),
         *(claim for n in sizes.n_control[-2:] for claim in _claims_on_controls(darcys, n)),
         _ratio(darcys, "PCA ridge", "on", "l2", most, 1.0,
                f"D: L2 error of ridge regression over that of MgNO, {most} pairs", _WHY_RIDGE),
@@ -274,28 +289,47 @@ def _claims(sizes: Sizes, records: Sequence[Record]) -> list[Claim]:
             low=2.0,
         ),
     ]  # fmt: skip
-    if finer:
-        n, nodes = sizes.n_finer, _finer(sizes).resolution
-        where = f"{nodes} nodes, {n} pairs"
+    for part, finer in _finer(sizes).items():
+        found, n = _of(records, part), max(finer.n_train)
+        name = f"{part}: {{}}, {finer.resolution} nodes, {n} pairs"
+        claims += [_over_fno(found, n, name), *_without_coarser(found, n, name)]
+    if deeper:
+        name = f"P: {{}}, {sizes.deeper} layers, {most} pairs"
+        fno = [record for record in darcys if record["arm"] == "FNO"]  # of its own four layers, on the same data
         claims += [
-            _ratio(finer, "FNO", "on", "h1", n, 1.5, f"F: H1 error of FNO over that of MgNO, {where}", _WHY_FNO),
-            *_without_coarser(finer, n, f"F: {{}} error without coarser grids over that with them, {where}"),
+            _over_fno([*deeper, *fno], most, name),
+            *_without_coarser(deeper, most, name),
+            *_inside(deeper, most, name),
         ]
     return claims
 
 
 def _claims_on_controls(darcys: Sequence[Record], n: int) -> list[Claim]:
-    name = f"D: {{}} error with activations inside over that of linear cycles, {n} pairs"
+    name = f"D: {{}}, {n} pairs"
     return [
-        *_without_coarser(darcys, n, f"D: {{}} error without coarser grids over that with them, {n} pairs"),
+        *_without_coarser(darcys, n, name),
         _ratio(darcys, "wrong", "on", "l2", n, 1.0,
-               f"D: L2 error with shuffled coarse grids over that of MgNO, {n} pairs", _WHY_WRONG),
-        *(_ratio(darcys, "U-Net", "on", m, n, 1.0, name.format(m.upper()), _WHY_UNET) for m in ("l2", "h1")),
+               name.format("L2 error with shuffled coarse grids over that of MgNO"), _WHY_WRONG),
+        *_inside(darcys, n, name),
     ]  # fmt: skip
 
 
+def _over_fno(records: Sequence[Record], n: int, name: str) -> Claim:
+    return _ratio(records, "FNO", "on", "h1", n, 1.5, name.format("H1 error of FNO over that of MgNO"), _WHY_FNO)
+
+
 def _without_coarser(records: Sequence[Record], n: int, name: str) -> list[Claim]:
-    return [_ratio(records, "off", "on", m, n, 1.25, name.format(m.upper()), _WHY_OFF) for m in ("l2", "h1")]
+    what = "{} error without coarser grids over that with them"
+    return [
+        _ratio(records, "off", "on", m, n, 1.25, name.format(what.format(m.upper())), _WHY_OFF) for m in ("l2", "h1")
+    ]
+
+
+def _inside(records: Sequence[Record], n: int, name: str) -> list[Claim]:
+    what = "{} error with activations inside over that of linear cycles"
+    return [
+        _ratio(records, "U-Net", "on", m, n, 1.0, name.format(what.format(m.upper())), _WHY_UNET) for m in ("l2", "h1")
+    ]
 
 
 def _of(records: Sequence[Record], part: str) -> list[Record]:
