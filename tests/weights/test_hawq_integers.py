@@ -2,8 +2,10 @@
 
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hawq_networks import SHAPES, build, quantized, rows
@@ -16,7 +18,7 @@ from foreknow.common.rng import seeded_init
 from foreknow.weights import IntegerGraph, QuantizedNetwork, finetune
 from foreknow.weights.hawq.integers import pack, unpack
 from foreknow.weights.hawq.onnx_graph import _IntegerWriter, float_operations, float_twin, to_onnx
-from foreknow.weights.hawq.onnx_runtime import deployment, session
+from foreknow.weights.hawq.onnx_runtime import deployment, mismatches, session
 from foreknow.weights.hawq.quantizers import (
     Grid,
     dyadic,
@@ -29,6 +31,9 @@ from foreknow.weights.hawq.quantizers import (
     weight_scale,
 )
 from foreknow.weights.hawq.reading import read
+
+CPU = Path("/proc/cpuinfo")
+FLAGS = CPU.read_text() if CPU.is_file() else ""
 
 # Quantisers --------------------------------------------------------------------------------------------------------
 
@@ -311,10 +316,40 @@ def test_the_float_twin_has_the_same_layers(name: str) -> None:
     assert np.abs(twin - scores).mean() < 0.03 * np.abs(scores).mean()
 
 
-def test_deployment_measures_three_models() -> None:
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("name", SHAPES)
+def test_no_two_products_of_the_exported_graph_leave_sixteen_bits_on_processors_that_add_them_there(
+    name: str, bits: int
+) -> None:
+    """Of unsigned and signed bytes, that is: of two unsigned or two signed ones products are widened first."""
+    model = to_onnx(quantized(name, bits).to_integer())
+    constants = {constant.name: onnx.numpy_helper.to_array(constant) for constant in model.graph.initializer}
+    layers = [node for node in model.graph.node if node.op_type in ("ConvInteger", "MatMulInteger")]
+    for node in layers:
+        _, weight, zero_in, zero = (constants.get(name) for name in node.input)
+        assert np.uint8 in (zero_in.dtype, zero.dtype) and weight.dtype == zero.dtype  # else there is no quick kernel
+        if zero_in.dtype != zero.dtype:
+            largest = 128 if zero.dtype == np.uint8 else 255
+            assert 2 * int(np.abs(weight.astype(int)).max()) * largest < 2**15
+    assert layers
+
+
+@pytest.mark.skipif("vnni" not in FLAGS, reason="exact with VNNI only")
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_graph_for_vnni_is_exact_there(name: str) -> None:
+    graph, x = quantized(name, 8).to_integer(), rows(name, 6, seed=1).numpy()
+    last = graph.run(x)[graph.steps[-1].name]
+    assert mismatches(graph, to_onnx(graph, vnni=True), x, last) == 0
+    assert mismatches(graph, to_onnx(graph), x, last) == 0
+    assert mismatches(graph, to_onnx(graph), x, last + 1) == last.size
+
+
+def test_deployment_measures_four_models() -> None:
     graph, x = quantized("resnet", 4).to_integer(), rows("resnet", 2).numpy()
     records = deployment(graph, x, n_runs=3)
-    assert [record["model"] for record in records] == ["float32", "uniform int8 (onnxruntime)", "integers"]
+    names = ["float32", "uniform int8 (onnxruntime)", "integers", "integers, VNNI"]
+    assert [record["model"] for record in records] == names
     assert all(record["ms (median)"] > 0 and record["bytes (onnx)"] > 0 for record in records)
     assert records[0]["times as fast as float"] == 1.0
     assert records[2]["bytes (packed)"] == graph.size_bytes < records[2]["bytes (onnx)"]
+    assert [record["scores that differ"] for record in records[:3]] == [None, None, 0]

@@ -116,7 +116,7 @@ def test_images_and_an_exported_network_from_the_command_line(folder: Path, tmp_
     assert lines[0] == "row,class,probability" and len(lines) == 17 and "dark/0.png" in lines[1]
     assert (out / "model.onnx").is_file()
     record = json.loads(done.stdout)
-    assert record["n_rows"] == 16 and len(record["deployment"]) == 3
+    assert record["n_rows"] == 16 and len(record["deployment"]) == 4
 
 
 def test_own_network_on_arrays_from_the_command_line(tmp_path: Path) -> None:

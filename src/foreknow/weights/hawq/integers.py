@@ -157,11 +157,11 @@ class IntegerGraph:
             graph.tensors[name] = tensor
         return graph
 
-    def export_onnx(self, path: Any) -> Any:
-        """Write the graph for other runtimes; see `foreknow.weights.hawq.onnx_graph`."""
+    def export_onnx(self, path: Any, *, vnni: bool = False) -> Any:
+        """Write the graph for other runtimes; see `foreknow.weights.hawq.onnx_graph.to_onnx`."""
         from foreknow.weights.hawq.onnx_graph import export_onnx
 
-        return export_onnx(self, path)
+        return export_onnx(self, path, vnni=vnni)
 
 
 def pack(weights: Tensor, bits: int) -> Tensor:

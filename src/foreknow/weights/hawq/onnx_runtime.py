@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from foreknow.common.deps import require
@@ -52,16 +53,25 @@ def uniform_int8(model: Any, x: NDArray[np.float32]) -> Any:
         return onnx.load(target)
 
 
-def deployment(graph: IntegerGraph, x: NDArray[np.float32], *, n_runs: int = 50) -> list[dict[str, Any]]:
-    """One record each for float, onnxruntime's uniform 8 bits and the graph of integers.
+def mismatches(graph: IntegerGraph, model: Any, x: NDArray[np.float32], last: NDArray[np.int64]) -> int:
+    """How many scores of an exported graph are not those of its last integers."""
+    scores = session(model).run(None, {"x": x})[0]
+    return int((scores != last.astype(np.float32) * graph.tensors[":scale"].cpu().numpy()).sum())
 
-    All three are run by onnxruntime in one thread on the rows `x` at once. Bytes are those of the ONNX file, where
-    4-bit weights take a byte; the last record has those of the library's own file too.
+
+def deployment(graph: IntegerGraph, x: NDArray[np.float32], *, n_runs: int = 50) -> list[dict[str, Any]]:
+    """One record each for float, onnxruntime's uniform 8 bits and the graph of integers, also as it is for VNNI.
+
+    All are run by onnxruntime in one thread on the rows `x` at once. Bytes are those of the ONNX file, where 4-bit
+    weights take a byte, and of the library's own file. Scores that differ from those of int64 arithmetic are counted:
+    on a processor without VNNI its graph may have some.
     """
     model = float_twin(graph)
-    models = {"float32": model, "uniform int8 (onnxruntime)": uniform_int8(model, x), "integers": to_onnx(graph)}
+    models = {"float32": model, "uniform int8 (onnxruntime)": uniform_int8(model, x)}
+    integers = {"integers": to_onnx(graph), "integers, VNNI": to_onnx(graph, vnni=True)}
+    last = graph.integers(torch.from_numpy(x))[graph.steps[-1].name].numpy()
     records: list[dict[str, Any]] = []
-    for name, one in models.items():
+    for name, one in {**models, **integers}.items():
         runs = session(one)
         time = measure_latency(lambda runs=runs: runs.run(None, {"x": x}), n_runs=n_runs)  # type: ignore[misc]
         record = {
@@ -70,7 +80,8 @@ def deployment(graph: IntegerGraph, x: NDArray[np.float32], *, n_runs: int = 50)
             "ms (quartiles)": f"{time.low:.4f} to {time.high:.4f}",
             "times as fast as float": 0.0,
             "bytes (onnx)": len(one.SerializeToString()),
-            "bytes (packed)": graph.size_bytes if name == "integers" else None,
+            "bytes (packed)": graph.size_bytes if name in integers else None,
+            "scores that differ": mismatches(graph, one, x, last) if name in integers else None,
         }
         records.append(record)
     for record in records:

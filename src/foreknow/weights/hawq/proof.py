@@ -283,17 +283,15 @@ def _retrained(network: QuantizedNetwork, data: Data, sizes: Sizes, seed: int) -
 def exactness(network: QuantizedNetwork, graph: IntegerGraph, x: Tensor) -> Record:
     """How many integers differ: between simulation and int64, and between int64 and onnxruntime."""
     from foreknow.weights.hawq.onnx_graph import float_operations, to_onnx
-    from foreknow.weights.hawq.onnx_runtime import session
+    from foreknow.weights.hawq.onnx_runtime import mismatches
 
     simulated, counted = network.simulate(x), graph.run(x.numpy())
     wrong = sum(int((simulated[name].numpy() != values).sum()) for name, values in counted.items())
     model = to_onnx(graph)
-    scores = session(model).run(None, {"x": x.numpy()})[0]
-    last = counted[graph.steps[-1].name].astype(np.float32) * graph.tensors[":scale"].numpy()
     return {
         "integers_compared": sum(values.size for values in counted.values()),
         "mismatches_simulation": wrong,
-        "mismatches_onnxruntime": int((scores != last).sum()),
+        "mismatches_onnxruntime": mismatches(graph, model, x.numpy(), counted[graph.steps[-1].name]),
         "float_operations": len(float_operations(model)),
     }
 
