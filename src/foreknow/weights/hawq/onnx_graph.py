@@ -6,8 +6,9 @@ a multiple of the divisor is added before, and taken off after.
 
 Which of two factors is unsigned decides how fast they are multiplied: onnxruntime has quick kernels for unsigned
 weights of convolutions and for unsigned rows of matrices, and none for two signed factors (on x86). So one is lifted
-above zero, and its zero point given beside it. A processor without VNNI adds two products of an unsigned and a signed byte in 16 bits,
-where those of weights of 8 bits may saturate; both factors are unsigned there, unless the graph is for VNNI only.
+above zero, and its zero point given beside it. A processor without VNNI adds two products of an unsigned and a signed
+byte in 16 bits, where those of weights of 8 bits may saturate; both factors are unsigned there, unless the graph is for
+VNNI only.
 """
 
 from __future__ import annotations
