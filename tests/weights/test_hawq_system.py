@@ -18,7 +18,7 @@ from foreknow.core.source import Sample
 from foreknow.core.system import load
 from foreknow.pricing.study import price
 from foreknow.weights import DyadicQuantizer, QuantizedNetwork, finetune
-from foreknow.weights.hawq import proof, sources
+from foreknow.weights.hawq import onnx_runtime, proof, sources
 from foreknow.weights.hawq.networks import SmallResNet
 from foreknow.weights.hawq.reading import read
 
@@ -68,6 +68,24 @@ def test_budgets_of_operations_and_latency() -> None:
         few.fit(X, y, model=net)
     with pytest.raises(ConfigError, match="latencies must map"):
         DyadicQuantizer(latencies={"stem": 3}, **QUICK).fit(X, y, model=net)
+    with pytest.raises(ConfigError, match="or be 'onnxruntime', got 'tvm'"):
+        DyadicQuantizer(latencies="tvm", **QUICK).fit(X, y, model=net)
+
+
+def test_latencies_measured_here_are_kept_with_the_choice_they_led_to(tmp_path: Path, monkeypatch) -> None:
+    X, y = rows("resnet", 20).numpy(), np.arange(20) % 5
+    found = DyadicQuantizer(latencies="onnxruntime", epochs=0, **QUICK).fit(X, y, model=build("resnet"))
+    edges = [layer.layer for layer in found.sensitivity_.layers if set(layer.error) == {8}]
+    assert edges and {name: set(table) for name, table in found.latencies_.items()} == {
+        name: {8} if name in edges else {4, 8} for name in found.plan_.bits
+    }
+    assert all(ms > 0 for table in found.latencies_.values() for ms in table.values())
+    monkeypatch.delattr(onnx_runtime, "layer_latencies")
+    again = load(found.save(tmp_path / "q.safetensors"))
+    assert again.latencies_ == found.latencies_ and again.plan_.cost == found.plan_.cost
+    assert found.plan_.cost["latency_ms"] == pytest.approx(
+        sum(found.latencies_[name][bits] for name, bits in found.plan_.bits.items())
+    )
 
 
 def test_networks_and_rows_that_do_not_suit_are_refused() -> None:
@@ -195,6 +213,9 @@ def test_the_proof_runs_and_its_integers_agree() -> None:
     for fraction in proof.FRACTIONS:
         spent = [mb for (at, arm), mb in size.items() if at == fraction and arm != "uniform"]
         assert len(spent) == 4 and max(spent) < 1.3 * min(spent)
+    timed = [record for record in evidence.arms if record["proof"] == "S"]
+    assert [record["arm"] for record in timed] == ["8 bits", "4 bits"]
+    assert all(record["deployment"][2]["scores that differ"] == 0 for record in timed)
     json.dumps(evidence.to_dict())
 
 

@@ -15,6 +15,7 @@ _PUBLIC = {
     "allocate_bits": _HAWQ + "allocation",
     "finetune": _HAWQ + "allocation",
     "hessian_sensitivity": _HAWQ + "allocation",
+    "layer_latencies": _HAWQ + "onnx_runtime",
     "quantize": _HAWQ + "allocation",
 }
 

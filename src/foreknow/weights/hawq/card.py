@@ -69,8 +69,8 @@ CARD = Card(
         "tenths of a point are within the noise.",
     ),
     limits=(
-        "4 bits are no quicker than 8 on processors: the gain there is size, and the speed of integers depends on the "
-        "runtime. Measure the exported file.",
+        "Fewer bits give size; whether they give speed depends on the runtime and the processor, and small networks "
+        "are slower in integers than in floating point. Measure the exported file.",
         "Only networks of convolutions, linear layers, ReLU and ReLU6, additions, pools and concatenations that return "
         "class scores; anything else is refused by name.",
         "The curvature is that of a trained network on data like its own; of an untrained one, or on other data, it "

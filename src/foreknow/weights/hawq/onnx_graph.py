@@ -13,6 +13,7 @@ VNNI only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from foreknow.common.files import atomic_path
 from foreknow.weights.hawq.integers import IntegerGraph, IntegerStep
 
 OPSET = 21
+_FLOATS = (np.float32, np.float32)
 _LIFTED_BITS = 7
 """Weights of up to so many bits, lifted above zero, times a signed byte: two such products fit 16 bits."""
 
@@ -56,14 +58,15 @@ class _Writer:
         """Convert to another type."""
         return self.add("Cast", x, out=out, to=self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind)))
 
-    def model(self, row_shape: tuple[int, ...], n_outputs: int) -> Any:
-        """The finished model, checked."""
-        helper, kind = self.onnx.helper, self.onnx.TensorProto.FLOAT
+    def model(self, shape_in: Sequence[int], shape_out: Sequence[int], kinds: Sequence[Any] = _FLOATS) -> Any:
+        """The finished model from "x" to "scores", checked; shapes are those of one row."""
+        helper = self.onnx.helper
+        kind_in, kind_out = (helper.np_dtype_to_tensor_dtype(np.dtype(kind)) for kind in kinds)
         graph = helper.make_graph(
             self.nodes,
             "foreknow",
-            [helper.make_tensor_value_info("x", kind, ["n", *row_shape])],
-            [helper.make_tensor_value_info("scores", kind, ["n", n_outputs])],
+            [helper.make_tensor_value_info("x", kind_in, ["n", *shape_in])],
+            [helper.make_tensor_value_info("scores", kind_out, ["n", *shape_out])],
             list(self.constants.values()),
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
@@ -89,7 +92,18 @@ class _IntegerWriter(_Writer):
             self.ranges.setdefault(step.name, self._range(step))
         scale = self.constant(self.graph.tensors[":scale"].cpu().numpy())
         self.add("Mul", self.cast(out[self.graph.steps[-1].name], np.float32), scale, out="scores")
-        return self.model(self.graph.row_shape, len(self.graph.tensors[":scale"]))
+        return self.model(self.graph.row_shape, self.graph.tensors[":scale"].shape)
+
+    def layer(self, name: str) -> Any:
+        """A model of one layer alone, from the bytes that it reads to its sums."""
+        self.write()
+        step = next(step for step in self.graph.steps if step.name == name)
+        reads = next(before for before in self.graph.steps if before.name == step.inputs[0])
+        self.nodes, self.constants = [], {}
+        own = {name: t.cpu().numpy() for name, t in self.graph._own(step).items()}
+        self.add("Identity", getattr(self, f"_{step.kind}")(step, ["x"], own), out="scores")
+        kind = np.int8 if self.ranges[reads.name][0] < 0 else np.uint8
+        return self.model(reads.shape, step.shape, (kind, np.int32))
 
     def _range(self, step: IntegerStep) -> tuple[int, int]:
         if "bound" in step.settings:
@@ -250,6 +264,11 @@ def to_onnx(graph: IntegerGraph, *, vnni: bool = False) -> Any:
     return model
 
 
+def layer_onnx(graph: IntegerGraph, layer: str, *, vnni: bool = False) -> Any:
+    """One layer of the graph as an ONNX model, from the bytes "x" that it reads to its sums "scores" (int32)."""
+    return _IntegerWriter(graph, vnni).layer(layer)
+
+
 def export_onnx(graph: IntegerGraph, path: str | Path, *, vnni: bool = False) -> Path:
     """Write `to_onnx(graph)` to a file."""
     text = to_onnx(graph, vnni=vnni).SerializeToString()
@@ -323,7 +342,7 @@ class _FloatWriter(_Writer):
                 where: dict[str, Any] = {} if step.kind == "add" else {"axis": 1}
                 out[step.name] = self.add(kind, *given, **where)
         self.add("Identity", out[graph.steps[-1].name], out="scores")
-        return self.model(graph.row_shape, len(graph.tensors[":scale"]))
+        return self.model(graph.row_shape, graph.tensors[":scale"].shape)
 
     def _relu(self, x: str, cap: float | None) -> str:
         if cap is None:

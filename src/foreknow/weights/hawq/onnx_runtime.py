@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from foreknow.common.deps import require
 from foreknow.nn.cost import measure_latency
+from foreknow.weights.hawq.allocation import as_network, check_bits
 from foreknow.weights.hawq.integers import IntegerGraph
-from foreknow.weights.hawq.onnx_graph import float_twin, to_onnx
+from foreknow.weights.hawq.network import QuantizedNetwork
+from foreknow.weights.hawq.onnx_graph import float_twin, layer_onnx, to_onnx
+from foreknow.weights.hawq.steps import EDGE_BITS
 
 _WARNINGS_ARE_ERRORS = 3
 
@@ -51,6 +56,50 @@ def uniform_int8(model: Any, x: NDArray[np.float32]) -> Any:
         finally:
             logging.getLogger().setLevel(level)
         return onnx.load(target)
+
+
+def layer_latencies(
+    model: nn.Module | QuantizedNetwork,
+    x: Tensor,
+    *,
+    bits: Sequence[int] = (4, 8),
+    vnni: bool = False,
+    n_runs: int = 50,
+) -> dict[str, dict[int, float]]:
+    """Milliseconds of every layer at each number of bits in onnxruntime, for `allocate_bits(latencies=...)`.
+
+    Each layer is run alone, in one thread on as many rows as `x` has; medians. Layers that read the input or give the
+    scores are measured at the 8 bits they keep. What lies between the layers costs the same whatever their bits.
+
+    Args:
+        model: trained, or a `QuantizedNetwork`, which keeps its bits.
+        x: rows, shape (n, *row).
+        bits: choices for a layer, from 2 to 8.
+        vnni: as in `foreknow.weights.hawq.onnx_graph.to_onnx`.
+        n_runs: timed runs of each.
+
+    Raises:
+        InputError: the model cannot be read.
+        MissingExtraError: the extra `onnx` is not installed.
+    """
+    choices = check_bits("layer_latencies", bits)
+    network = QuantizedNetwork(as_network(model, x).reading).to(x.device)
+    network.calibrate([x])
+    found: dict[str, dict[int, float]] = {name: {} for name in network.reading.layers}
+    for number in sorted({*choices, EDGE_BITS}):
+        network.set_bits({name: EDGE_BITS if name in network.plan.edges else number for name in found})
+        graph = network.eval().to_integer()
+        for name, milliseconds in found.items():
+            if number in ((EDGE_BITS,) if name in network.plan.edges else choices):
+                one = session(layer_onnx(graph, name, vnni=vnni))
+                runs = partial(one.run, None, {"x": _ones(one.get_inputs()[0], len(x))})
+                milliseconds[number] = measure_latency(runs, n_runs=n_runs).median
+    return found
+
+
+def _ones(wanted: Any, n: int) -> NDArray[Any]:
+    """Rows for the model of one layer; its time does not depend on them."""
+    return np.ones((n, *wanted.shape[1:]), dtype=np.int8 if wanted.type == "tensor(int8)" else np.uint8)
 
 
 def mismatches(graph: IntegerGraph, model: Any, x: NDArray[np.float32], last: NDArray[np.int64]) -> int:

@@ -6,6 +6,7 @@ A. A residual network of 14 layers on Fashion-MNIST, choices of 2, 4 and 8 bits,
    calibrated only, and after one pass of quantised training.
 X. The integers of the simulation against the same graph in int64, and against onnxruntime; what is not an integer in
    the exported graph; milliseconds and bytes.
+S. Milliseconds of a wider network of the same kind, untrained, at 8 bits and at 4.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foreknow.common.progress import Progress, ProgressCallback, Reporter
-from foreknow.common.rng import numpy_stream, torch_stream
+from foreknow.common.rng import numpy_stream, seeded_init, torch_stream
 from foreknow.common.timing import Stopwatch
 from foreknow.common.validate import check_int, check_option
 from foreknow.core.evidence import Claim, Evidence
@@ -39,10 +40,12 @@ from foreknow.weights.hawq.allocation import (
     allocate_bits,
     finetune,
     hessian_sensitivity,
+    quantize,
     random_bits,
 )
 from foreknow.weights.hawq.integers import IntegerGraph
 from foreknow.weights.hawq.network import QuantizedNetwork
+from foreknow.weights.hawq.networks import SmallResNet
 from foreknow.weights.hawq.prior import CurvaturePrior
 from foreknow.weights.hawq.reading import read
 from foreknow.weights.hawq.sources import digits, trained_network, uniform_bits
@@ -86,6 +89,7 @@ class Sizes:
         n_test: test images.
         n_few: those of them that random assignments are measured on.
         n_exact: test images whose integers are compared.
+        timed: channels of the first stage of the network of S.
     """
 
     data: str
@@ -103,13 +107,14 @@ class Sizes:
     n_test: int
     n_few: int
     n_exact: int
+    timed: int
 
 
 SIZES = {
-    "quick": Sizes("digits", 4, 1, 600, 3, 64, 4, 64, 128, 1, 1e-3, 2, 200, 100, 8),
-    "small": Sizes("fashion-mnist", 16, 2, 20_000, 4, 128, 50, 256, 20_000, 1, 1e-3, 20, 2000, 500, 16),
+    "quick": Sizes("digits", 4, 1, 600, 3, 64, 4, 64, 128, 1, 1e-3, 2, 200, 100, 8, 4),
+    "small": Sizes("fashion-mnist", 16, 2, 20_000, 4, 128, 50, 256, 20_000, 1, 1e-3, 20, 2000, 500, 16, 64),
     # The published depth, passes and rate, on data that is free to have.
-    "paper": Sizes("fashion-mnist", 16, 9, 60_000, 90, 128, 200, 1024, 60_000, 90, 1e-4, 20, 10_000, 10_000, 64),
+    "paper": Sizes("fashion-mnist", 16, 9, 60_000, 90, 128, 200, 1024, 60_000, 90, 1e-4, 20, 10_000, 10_000, 64, 64),
 }
 
 
@@ -133,12 +138,14 @@ def prove(*, preset: str = "small", seeds: int = 3, progress: ProgressCallback |
         for seed in range(seeds):
             arms += finished.part(f"network {seed}", partial(one_seed, sizes, seed, partial(_tell, reporter, seed)))
             _tell(reporter, seed, 1.0)
+        arms += finished.part("speed", partial(speed, sizes.timed))
     notes = (
         f"The learning rate of quantised training, {sizes.lr:g}, and its fall were chosen on other images and another "
         "network than these.",
         "Uniform bits are those nearest to the budget and may exceed it: size_mb says by how much.",
         "The size of a gap after training is the mean over networks of its absolute value.",
-        "Milliseconds are those of onnxruntime in one thread on one image; the other columns say what was run.",
+        "Milliseconds are those of onnxruntime in one thread on one image; the other columns say what was run. S is a "
+        "measurement without a claim: which kernel is quick differs from processor to processor.",
     )
     return Evidence(
         slug="hawq",
@@ -294,6 +301,33 @@ def exactness(network: QuantizedNetwork, graph: IntegerGraph, x: Tensor) -> Reco
         "mismatches_onnxruntime": mismatches(graph, model, x.numpy(), counted[graph.steps[-1].name]),
         "float_operations": len(float_operations(model)),
     }
+
+
+# S: milliseconds -----------------------------------------------------------------------------------------------------
+
+
+def speed(width: int, size: int = 32) -> list[Record]:
+    """What a residual network for images of 3 channels takes where every layer but the first and last has 8 bits, or 4.
+
+    Args:
+        width: channels of the first of three stages; each later one has twice as many.
+        size: of an image, a side.
+    """
+    from foreknow.weights.hawq.onnx_runtime import deployment, layer_latencies
+
+    with seeded_init(0):
+        net = SmallResNet(3, 10, widths=(width, 2 * width, 4 * width)).eval()
+    x = torch.randn(64, 3, size, size, generator=torch_stream(0, "hawq", "speed"))
+    latencies = layer_latencies(net, x[:1])
+    found = []
+    for bits in (8, 4):
+        plan = {name: bits if bits in table else 8 for name, table in latencies.items()}
+        found.append({
+            "proof": "S", "arm": f"{bits} bits", "width": width,
+            "ms of layers alone": round(sum(latencies[name][b] for name, b in plan.items()), 4),
+            "deployment": deployment(quantize(net, plan, [x]).to_integer(), x[:1].numpy()),
+        })  # fmt: skip
+    return found
 
 
 def _accuracy(scores: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> float:

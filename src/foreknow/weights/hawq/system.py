@@ -43,6 +43,7 @@ from foreknow.weights.hawq.prior import CurvaturePrior
 from foreknow.weights.hawq.reading import read
 
 _CHUNK = 256
+_MEASURED = "onnxruntime"
 """Rows that are predicted at once."""
 
 
@@ -60,7 +61,8 @@ class DyadicQuantizer(System):
         size_mb: most mebibytes of weights, of the whole network.
         gbops: most bit operations for one row, in 10^9.
         latency_ms: most milliseconds, by `latencies`.
-        latencies: layer -> bits (as text) -> milliseconds, measured where the network is to run.
+        latencies: layer -> bits (as text) -> milliseconds, measured where the network is to run; or "onnxruntime",
+            which measures them here on one row (extra `onnx`).
         fraction: of the way from the smallest to the largest size; the budget where none of the above is given.
         activation_bits: of all activations between the first and the last layer; by default those of the layer that
             reads them.
@@ -100,7 +102,7 @@ class DyadicQuantizer(System):
         size_mb: float | None = None,
         gbops: float | None = None,
         latency_ms: float | None = None,
-        latencies: Mapping[str, Mapping[str, float]] | None = None,
+        latencies: Mapping[str, Mapping[str, float]] | str | None = None,
         fraction: float = 0.5,
         activation_bits: int | None = None,
         n_probes: int = 64,
@@ -177,7 +179,8 @@ class DyadicQuantizer(System):
         for name in ("size_mb", "gbops", "latency_ms"):
             if getattr(self, name) is not None:
                 check_real(owner, name, getattr(self, name), low=0.0, open_low=True)
-        self._latencies()
+        if self.latencies != _MEASURED:
+            self._read_latencies(self.latencies)
         check_real(owner, "fraction", self.fraction, low=0.0, high=1.0)
         if self.activation_bits is not None:
             check_int(owner, "activation_bits", self.activation_bits, low=2, high=8)
@@ -193,18 +196,28 @@ class DyadicQuantizer(System):
         if not isinstance(self._resolve_prior(), CurvaturePrior):
             raise ConfigError(f"{owner}: the prior must be a CurvaturePrior, got {self.prior!r:.80}.")
 
-    def _latencies(self) -> dict[str, dict[int, float]] | None:
-        if self.latencies is None:
-            return None
+    def _read_latencies(self, given: Any) -> dict[str, dict[int, float]] | None:
         try:
-            return {
-                str(name): {int(b): check_real("DyadicQuantizer", "latencies", ms, low=0.0) for b, ms in table.items()}
-                for name, table in self.latencies.items()
-            }
+            return (
+                None
+                if given is None
+                else {
+                    str(name): {
+                        int(b): check_real("DyadicQuantizer", "latencies", ms, low=0.0) for b, ms in table.items()
+                    }
+                    for name, table in given.items()
+                }
+            )
         except (AttributeError, ValueError, TypeError) as error:
             raise ConfigError(
-                f"DyadicQuantizer: latencies must map layers to bits to milliseconds, got {self.latencies!r:.80}."
+                f"DyadicQuantizer: latencies must map layers to bits to milliseconds, or be {_MEASURED!r}, got "
+                f"{given!r:.80}."
             ) from error
+
+    def _measure_latencies(self, network: QuantizedNetwork, row: Tensor) -> dict[str, dict[int, float]]:
+        from foreknow.weights.hawq.onnx_runtime import layer_latencies
+
+        return layer_latencies(network, row, bits=self.bits)
 
     def _task(self) -> str:
         return "classification"
@@ -252,6 +265,10 @@ class DyadicQuantizer(System):
             generator=self._stream("probes"),
         )
         self.n_probes_ = self.sensitivity_.n_probes
+        measured = self.latencies == _MEASURED
+        self.latencies_ = (
+            self._measure_latencies(network, rows[:1]) if measured else self._read_latencies(self.latencies)
+        )
         self.plan_ = self._allocate()
         self._tell(50, 100, "calibration")
         network.set_bits(self.plan_.bits, self.activation_bits)
@@ -315,7 +332,7 @@ class DyadicQuantizer(System):
             size_mb=self.size_mb,
             gbops=self.gbops,
             latency=self.latency_ms,
-            latencies=self._latencies(),
+            latencies=self.latencies_,
             fraction={"size_mb": self.fraction} if budgets == (None, None, None) else None,
             activation_bits=self.activation_bits,
             prior=self.prior_,
@@ -332,11 +349,13 @@ class DyadicQuantizer(System):
             {**vars(layer), "error": {str(b): error for b, error in layer.error.items()}}
             for layer in self.sensitivity_.layers
         ]
+        tables = self.latencies_ or {}
         meta = {
             "graph": self.integer_.describe(),
             "layers": layers,
             "ties": [list(group) for group in self.sensitivity_.ties],
             "n_probes": self.n_probes_,
+            "latencies": {name: {str(b): ms for b, ms in table.items()} for name, table in tables.items()} or None,
         }
         return State(self.integer_.packed(), meta, contains_rows=False)
 
@@ -349,6 +368,7 @@ class DyadicQuantizer(System):
         self.n_probes_ = int(state.meta["n_probes"])
         ties = tuple(tuple(group) for group in state.meta["ties"])
         self.sensitivity_ = Sensitivity(layers, ties, self.n_probes_)
+        self.latencies_ = self._read_latencies(state.meta.get("latencies", self.latencies))
         self.plan_ = self._allocate()
 
     # Files --------------------------------------------------------------------------------------------------
