@@ -43,8 +43,8 @@ CARD = Card(
         "The start as a classical Poisson cycle is an addition of this library and not in the paper.",
         "The values of the rough coefficient are not documented; generated data take 12 and 3 as for the smooth one.",
         "The configuration 'small' and its learning rate, for grids up to about 64 nodes and a processor, are ours.",
-        "The small proof trains for 60 epochs, as was meant for it (500 are published), and control arms from two of "
-        "the five numbers of pairs; on 65 nodes a side there is one number of pairs.",
+        "The small proof trains for 60 epochs, as was meant for it (500 are published), and control arms from three "
+        "of the five numbers of pairs; with five layers, and on 65 and 129 nodes a side, there is one number of pairs.",
     ),
     limits=(
         "Fields must lie on a square, regular grid; curved domains and irregular points are not for it.",
