@@ -12,7 +12,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from foreknow.cli.main import app
-from foreknow.common.errors import ConfigError, InputError
+from foreknow.common.errors import ConfigError, InputError, MissingExtraError
 from foreknow.common.rng import seeded_init
 from foreknow.core.source import Sample
 from foreknow.core.system import load
@@ -70,6 +70,16 @@ def test_budgets_of_operations_and_latency() -> None:
         DyadicQuantizer(latencies={"stem": 3}, **QUICK).fit(X, y, model=net)
     with pytest.raises(ConfigError, match="or be 'onnxruntime', got 'tvm'"):
         DyadicQuantizer(latencies="tvm", **QUICK).fit(X, y, model=net)
+
+
+def test_latencies_cannot_be_measured_without_the_runtime_which_is_said_at_once(monkeypatch) -> None:
+    def missing(module: str, purpose: str) -> None:
+        raise MissingExtraError(f"{purpose} needs {module}.")
+
+    monkeypatch.setattr("foreknow.weights.hawq.system.require", missing)
+    monkeypatch.setattr("foreknow.weights.hawq.system.hessian_sensitivity", None)
+    with pytest.raises(MissingExtraError, match="Measuring latencies"):
+        DyadicQuantizer(latencies="onnxruntime", **QUICK).fit(rows("resnet", 20).numpy(), np.arange(20) % 5)
 
 
 def test_latencies_measured_here_are_kept_with_the_choice_they_led_to(tmp_path: Path, monkeypatch) -> None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from foreknow.common.deps import require
 from foreknow.common.errors import ConfigError, ConvergenceError, InputError
 from foreknow.common.progress import Progress, ProgressCallback
 from foreknow.common.rng import numpy_stream, seed_of
@@ -179,7 +180,10 @@ class DyadicQuantizer(System):
         for name in ("size_mb", "gbops", "latency_ms"):
             if getattr(self, name) is not None:
                 check_real(owner, name, getattr(self, name), low=0.0, open_low=True)
-        if self.latencies != _MEASURED:
+        if self.latencies == _MEASURED:
+            for module in ("onnx", "onnxruntime"):  # before the work that leads there
+                require(module, "Measuring latencies")
+        else:
             self._read_latencies(self.latencies)
         check_real(owner, "fraction", self.fraction, low=0.0, high=1.0)
         if self.activation_bits is not None:
@@ -197,17 +201,13 @@ class DyadicQuantizer(System):
             raise ConfigError(f"{owner}: the prior must be a CurvaturePrior, got {self.prior!r:.80}.")
 
     def _read_latencies(self, given: Any) -> dict[str, dict[int, float]] | None:
+        if given is None:
+            return None
         try:
-            return (
-                None
-                if given is None
-                else {
-                    str(name): {
-                        int(b): check_real("DyadicQuantizer", "latencies", ms, low=0.0) for b, ms in table.items()
-                    }
-                    for name, table in given.items()
-                }
-            )
+            return {
+                str(name): {int(b): check_real("DyadicQuantizer", "latencies", ms, low=0.0) for b, ms in table.items()}
+                for name, table in given.items()
+            }
         except (AttributeError, ValueError, TypeError) as error:
             raise ConfigError(
                 f"DyadicQuantizer: latencies must map layers to bits to milliseconds, or be {_MEASURED!r}, got "
