@@ -17,7 +17,7 @@ from foreknow.common.errors import CapabilityError, CheckpointError, ConfigError
 from foreknow.common.rng import seeded_init
 from foreknow.weights import IntegerGraph, QuantizedNetwork, finetune
 from foreknow.weights.hawq.integers import pack, unpack
-from foreknow.weights.hawq.onnx_graph import _IntegerWriter, float_operations, float_twin, layer_onnx, to_onnx
+from foreknow.weights.hawq.onnx_graph import _IntegerWriter, float_operations, float_twin, layers_onnx, to_onnx
 from foreknow.weights.hawq.onnx_runtime import deployment, mismatches, session
 from foreknow.weights.hawq.quantizers import (
     Grid,
@@ -339,14 +339,15 @@ def test_no_two_products_of_the_exported_graph_leave_sixteen_bits_on_processors_
 def test_the_model_of_one_layer_gives_its_sums(name: str, bits: int) -> None:
     graph, x = quantized(name, bits).to_integer(), rows(name, 6, seed=1).numpy()
     values = graph.run(x)
-    layers = [step for step in graph.steps if step.kind in ("conv", "linear")]
-    for step in layers:
-        one = session(layer_onnx(graph, step.name))
+    steps = {step.name: step for step in graph.steps}
+    layers = dict(layers_onnx(graph))
+    for layer, model in layers.items():
+        one, step = session(model), steps[layer]
         kind = {"tensor(int8)": np.int8, "tensor(uint8)": np.uint8}[one.get_inputs()[0].type]
         given = values[step.inputs[0]]
         assert np.array_equal(given.astype(kind), given)
         assert np.array_equal(one.run(None, {"x": given.astype(kind)})[0], values[step.name])
-    assert len(layers) > 1
+    assert set(layers) == set(graph.bits) and len(layers) > 1
 
 
 @pytest.mark.skipif("vnni" not in FLAGS, reason="exact with VNNI only")

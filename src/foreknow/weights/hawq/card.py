@@ -62,6 +62,8 @@ CARD = Card(
         "a ReLU leaves and windows below 100 places.",
         "Which layers share bits follows from the graph: those that read one activation. This gives the published "
         "ties of shortcuts.",
+        "Milliseconds of layers are the user's, or those of onnxruntime on a processor; the published ones are those "
+        "of TVM on a T4.",
         "The rate of quantised training falls by half a cosine; the published one falls tenfold every 30 passes of 90.",
         "The first weights of quantised training are the trained ones with normalisation folded and its statistics "
         "frozen; the published first phase, where they go on moving, is the setting fold_norm=False.",

@@ -13,7 +13,7 @@ VNNI only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,16 +94,17 @@ class _IntegerWriter(_Writer):
         self.add("Mul", self.cast(out[self.graph.steps[-1].name], np.float32), scale, out="scores")
         return self.model(self.graph.row_shape, self.graph.tensors[":scale"].shape)
 
-    def layer(self, name: str) -> Any:
-        """A model of one layer alone, from the bytes that it reads to its sums."""
+    def layers(self) -> Iterator[tuple[str, Any]]:
+        """Every layer's name and a model of it alone, from the bytes that it reads to its sums."""
         self.write()
-        step = next(step for step in self.graph.steps if step.name == name)
-        reads = next(before for before in self.graph.steps if before.name == step.inputs[0])
-        self.nodes, self.constants = [], {}
-        own = {name: t.cpu().numpy() for name, t in self.graph._own(step).items()}
-        self.add("Identity", getattr(self, f"_{step.kind}")(step, ["x"], own), out="scores")
-        kind = np.int8 if self.ranges[reads.name][0] < 0 else np.uint8
-        return self.model(reads.shape, step.shape, (kind, np.int32))
+        steps = {step.name: step for step in self.graph.steps}
+        for name in self.graph.bits:
+            step, reads = steps[name], steps[steps[name].inputs[0]]
+            self.nodes, self.constants = [], {}
+            own = {what: t.cpu().numpy() for what, t in self.graph._own(step).items()}
+            self.add("Identity", getattr(self, f"_{step.kind}")(step, ["x"], own), out="scores")
+            kind = np.int8 if self.ranges[reads.name][0] < 0 else np.uint8
+            yield name, self.model(reads.shape, step.shape, (kind, np.int32))
 
     def _range(self, step: IntegerStep) -> tuple[int, int]:
         if "bound" in step.settings:
@@ -264,9 +265,9 @@ def to_onnx(graph: IntegerGraph, *, vnni: bool = False) -> Any:
     return model
 
 
-def layer_onnx(graph: IntegerGraph, layer: str, *, vnni: bool = False) -> Any:
-    """One layer of the graph as an ONNX model, from the bytes "x" that it reads to its sums "scores" (int32)."""
-    return _IntegerWriter(graph, vnni).layer(layer)
+def layers_onnx(graph: IntegerGraph, *, vnni: bool = False) -> Iterator[tuple[str, Any]]:
+    """Every layer's name and an ONNX model of it, from the bytes "x" that it reads to its sums "scores" (int32)."""
+    return _IntegerWriter(graph, vnni).layers()
 
 
 def export_onnx(graph: IntegerGraph, path: str | Path, *, vnni: bool = False) -> Path:

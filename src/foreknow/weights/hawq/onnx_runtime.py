@@ -19,7 +19,7 @@ from foreknow.nn.cost import measure_latency
 from foreknow.weights.hawq.allocation import as_network, check_bits
 from foreknow.weights.hawq.integers import IntegerGraph
 from foreknow.weights.hawq.network import QuantizedNetwork
-from foreknow.weights.hawq.onnx_graph import float_twin, layer_onnx, to_onnx
+from foreknow.weights.hawq.onnx_graph import float_twin, layers_onnx, to_onnx
 from foreknow.weights.hawq.steps import EDGE_BITS
 
 _WARNINGS_ARE_ERRORS = 3
@@ -88,12 +88,11 @@ def layer_latencies(
     found: dict[str, dict[int, float]] = {name: {} for name in network.reading.layers}
     for number in sorted({*choices, EDGE_BITS}):
         network.set_bits({name: EDGE_BITS if name in network.plan.edges else number for name in found})
-        graph = network.eval().to_integer()
-        for name, milliseconds in found.items():
+        for name, model in layers_onnx(network.eval().to_integer(), vnni=vnni):
             if number in ((EDGE_BITS,) if name in network.plan.edges else choices):
-                one = session(layer_onnx(graph, name, vnni=vnni))
+                one = session(model)
                 runs = partial(one.run, None, {"x": _ones(one.get_inputs()[0], len(x))})
-                milliseconds[number] = measure_latency(runs, n_runs=n_runs).median
+                found[name][number] = measure_latency(runs, n_runs=n_runs).median
     return found
 
 
@@ -115,14 +114,14 @@ def deployment(graph: IntegerGraph, x: NDArray[np.float32], *, n_runs: int = 50)
     weights take a byte, and of the library's own file. Scores that differ from those of int64 arithmetic are counted:
     on a processor without VNNI its graph may have some.
     """
+    graph = graph.to("cpu")
     model = float_twin(graph)
     models = {"float32": model, "uniform int8 (onnxruntime)": uniform_int8(model, x)}
     integers = {"integers": to_onnx(graph), "integers, VNNI": to_onnx(graph, vnni=True)}
     last = graph.integers(torch.from_numpy(x))[graph.steps[-1].name].numpy()
     records: list[dict[str, Any]] = []
     for name, one in {**models, **integers}.items():
-        runs = session(one)
-        time = measure_latency(lambda runs=runs: runs.run(None, {"x": x}), n_runs=n_runs)  # type: ignore[misc]
+        time = measure_latency(partial(session(one).run, None, {"x": x}), n_runs=n_runs)
         record = {
             "model": name,
             "ms (median)": round(time.median, 4),

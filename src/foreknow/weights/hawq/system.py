@@ -63,7 +63,7 @@ class DyadicQuantizer(System):
         gbops: most bit operations for one row, in 10^9.
         latency_ms: most milliseconds, by `latencies`.
         latencies: layer -> bits (as text) -> milliseconds, measured where the network is to run; or "onnxruntime",
-            which measures them here on one row (extra `onnx`).
+            which measures them here on one row (extra `onnx`), in every control arm anew.
         fraction: of the way from the smallest to the largest size; the budget where none of the above is given.
         activation_bits: of all activations between the first and the last layer; by default those of the layer that
             reads them.
